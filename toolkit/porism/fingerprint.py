@@ -18,7 +18,18 @@ from porism.source import normalise
 ENGINE = 1
 # Whose code can change a margin beside that.
 _MATHEMATICS = tuple(
-    f"porism.{name}" for name in ("divergences", "transport", "metrics", "geometry", "kernels", "testbeds", "stats")
+    f"porism.{name}"
+    for name in (
+        "arrays",
+        "divergences",
+        "discrepancies",
+        "transport",
+        "metrics",
+        "geometry",
+        "kernels",
+        "testbeds",
+        "stats",
+    )
 )
 _PACKAGES = ("porism_sims", "porism_theory", "porism_plugins")
 

@@ -8,7 +8,7 @@ import re
 from porism.kinds import KINDS
 
 # The extras a paper may ask for in `needs`; pyproject.toml says which distributions each stands for.
-EXTRAS = ("torch", "hf", "theory", "plots")
+EXTRAS = ("torch", "hf", "theory", "transport", "plots")
 
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _REF = re.compile(r"(arXiv:\d{4}\.\d{4,5}|arXiv:[a-z-]+(\.[A-Z]{2})?/\d{7}|doi:10\.\d{4,9}/\S+)")

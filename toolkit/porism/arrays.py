@@ -1,0 +1,178 @@
+"""numpy or torch behind one namespace, and the checks that functions of arrays share.
+
+Importing this module imports numpy only; torch is touched when a tensor is passed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+from porism.errors import ParameterError
+
+# numpy.ndarray or torch.Tensor; both have the operators and, through `xp`, the functions of the array API.
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+
+
+def floating(**arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
+    """Bring named arguments to one backend, one device and one floating dtype of at least 32 bits.
+
+    Lists and numbers become numpy arrays. Integers become the backend's default float, float16 and bfloat16
+    become float32 (sums over a vocabulary need it), and the widest dtype wins.
+
+    Parameters
+    ----------
+    **arrays
+        numpy arrays, torch tensors, or nested lists of numbers, by the argument's name. None stays None.
+
+    Returns
+    -------
+    xp
+        The array API namespace (:mod:`array_api_compat`) of the arrays.
+    arrays
+        In the order given. Gradients flow through the conversion.
+
+    Raises
+    ------
+    ParameterError
+        If backends or devices are mixed, or if an argument is not made of real numbers; it names the argument.
+
+    Examples
+    --------
+    >>> xp, (p, q) = floating(p=[1, 2], q=np.float32([1, 2]))
+    >>> p.dtype, q.dtype
+    (dtype('float64'), dtype('float64'))
+    """
+    given = {name: _convert(name, value) for name, value in arrays.items() if value is not None}
+    backends = {name: type(value).__module__.partition(".")[0] for name, value in given.items()}
+    if len(set(backends.values())) > 1:
+        raise ParameterError(f"{_listed(backends)}: pass arrays of one library")
+    devices = {name: str(value.device) for name, value in given.items()}
+    if len(set(devices.values())) > 1:
+        raise ParameterError(f"{_listed(devices)}: move them to one device")
+    xp = array_api_compat.array_namespace(*given.values())
+    default = xp.float64 if "numpy" in backends.values() else xp.asarray(0.0).dtype
+    dtypes = [_working_dtype(xp, name, value, default) for name, value in given.items()]
+    dtype = xp.result_type(*dtypes) if len(set(dtypes)) > 1 else dtypes[0]
+    cast = {name: value if value.dtype == dtype else xp.astype(value, dtype) for name, value in given.items()}
+    return xp, tuple(cast.get(name) for name in arrays)
+
+
+def check_not_nan(**arrays: Array) -> None:
+    """Raise :class:`ParameterError`, which names the argument, if one holds a NaN."""
+    for name, value in arrays.items():
+        # bool of a zero-dimensional tensor waits for the device; there is no way to raise without
+        if bool((value != value).any()):
+            raise ParameterError(f"{name} must not contain NaN")
+
+
+def check_finite(**arrays: Array) -> None:
+    """Raise :class:`ParameterError`, which names the argument, if one holds a NaN or an infinity."""
+    for name, value in arrays.items():
+        if not bool((abs(value) < float("inf")).all()):
+            raise ParameterError(f"{name} must be finite, without NaN or infinities")
+
+
+def check_axis(axis: int, **arrays: Array) -> None:
+    """Raise :class:`ParameterError` unless every array has ``axis``, not empty, and all agree on its size.
+
+    Other axes may broadcast.
+    """
+    for name, value in arrays.items():
+        if not -value.ndim <= axis < value.ndim:
+            raise ParameterError(f"{name} has shape {tuple(value.shape)}, which has no axis {axis}")
+        if value.shape[axis] == 0:
+            raise ParameterError(f"{name} is empty along axis {axis}, its shape is {tuple(value.shape)}")
+    sizes = {name: value.shape[axis] for name, value in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise ParameterError(f"{_listed(sizes)}: their sizes along axis {axis} must agree")
+    shapes = {name: tuple(value.shape) for name, value in arrays.items()}
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        raise ParameterError(f"{_listed(shapes)}: their shapes do not broadcast") from None
+
+
+def probabilities(
+    xp: Namespace, *, axis: int, weights: Array | None = None, normalize: bool = False, **arrays: Array
+) -> tuple[Array, ...]:
+    """Check that arrays are probability distributions along ``axis``, or make them so.
+
+    Parameters
+    ----------
+    xp
+        As :func:`floating` gave it.
+    axis
+        The axis that is summed.
+    weights
+        Quadrature weights or a base measure: then the arrays are densities and ``sum(weights * p) = 1``.
+    normalize
+        Divide by the sum instead of checking it.
+    **arrays
+        What to check, by the argument's name.
+
+    Raises
+    ------
+    ParameterError
+        For negative entries, NaN, infinities, or a sum further from 1 than 1e-6 or 8 epsilons of the dtype.
+
+    Examples
+    --------
+    >>> p, = probabilities(np, axis=-1, normalize=True, p=np.array([1.0, 3.0]))
+    >>> p
+    array([0.25, 0.75])
+    >>> probabilities(np, axis=-1, p=np.array([0.5, 0.6]))
+    Traceback (most recent call last):
+    porism.errors.ParameterError: p must sum to 1 along axis -1, a sum is 1.1; pass normalize=True to divide by it
+    """
+    if weights is not None:
+        check_finite(weights=weights)
+        if bool((weights < 0).any()):
+            raise ParameterError("weights must not be negative")
+    checked = []
+    for name, value in arrays.items():
+        check_finite(**{name: value})
+        if bool((value < 0).any()):
+            raise ParameterError(f"{name} must not be negative")
+        total = xp.sum(value if weights is None else value * weights, axis=axis, keepdims=True)
+        if normalize:
+            if not bool((total > 0).all()):
+                raise ParameterError(f"{name} sums to zero along axis {axis} and cannot be normalized")
+            checked.append(value / total)
+            continue
+        error = abs(total - 1)
+        if error.size if isinstance(error, np.ndarray) else error.numel():
+            worst = int(xp.argmax(error))
+            if float(error.reshape(-1)[worst]) > max(1e-6, 8 * float(xp.finfo(value.dtype).eps)):
+                raise ParameterError(
+                    f"{name} must sum to 1 along axis {axis}, a sum is {float(total.reshape(-1)[worst]):.6g}; "
+                    "pass normalize=True to divide by it"
+                )
+        checked.append(value)
+    return tuple(checked)
+
+
+def _convert(name: str, value: Any) -> Array:
+    if isinstance(value, np.ndarray) or array_api_compat.is_torch_array(value):
+        return value
+    try:
+        return np.asarray(value, dtype=np.float64 if not hasattr(value, "dtype") else None)
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} must be an array of real numbers, got {type(value).__name__}") from None
+
+
+def _working_dtype(xp: Namespace, name: str, value: Array, default: Any) -> Any:
+    if xp.isdtype(value.dtype, ("integral", "bool")):
+        return default
+    if value.dtype == xp.float64:
+        return xp.float64
+    if xp.isdtype(value.dtype, "real floating") or str(value.dtype).endswith(("float16", "bfloat16")):
+        return xp.float32
+    raise ParameterError(f"{name} must be real numbers, got dtype {value.dtype}")
+
+
+def _listed(facts: dict[str, Any]) -> str:
+    return " and ".join(f"{name} is {fact}" for name, fact in facts.items())
