@@ -138,21 +138,22 @@ def probabilities(
         if bool((value < 0).any()):
             raise ParameterError(f"{name} must not be negative")
         total = xp.sum(value if weights is None else value * weights, axis=axis, keepdims=True)
-        if normalize:
-            if not bool((total > 0).all()):
-                raise ParameterError(f"{name} sums to zero along axis {axis} and cannot be normalized")
-            checked.append(value / total)
-            continue
-        error = abs(total - 1)
-        if error.size if isinstance(error, np.ndarray) else error.numel():
-            worst = int(xp.argmax(error))
-            if float(error.reshape(-1)[worst]) > max(1e-6, 8 * float(xp.finfo(value.dtype).eps)):
-                raise ParameterError(
-                    f"{name} must sum to 1 along axis {axis}, a sum is {float(total.reshape(-1)[worst]):.6g}; "
-                    "pass normalize=True to divide by it"
-                )
-        checked.append(value)
+        if not normalize:
+            _check_sums(name, np.asarray(total.tolist()), axis, float(xp.finfo(value.dtype).eps))
+        elif not bool((total > 0).all()):
+            raise ParameterError(f"{name} sums to zero along axis {axis} and cannot be normalized")
+        checked.append(value / total if normalize else value)
     return tuple(checked)
+
+
+def _check_sums(name: str, sums: np.ndarray, axis: int, eps: float) -> None:
+    if not sums.size:
+        return
+    worst = sums.flat[np.argmax(abs(sums - 1))]
+    if abs(worst - 1) > max(1e-6, 8 * eps):
+        raise ParameterError(
+            f"{name} must sum to 1 along axis {axis}, a sum is {worst:.6g}; pass normalize=True to divide by it"
+        )
 
 
 def _convert(name: str, value: Any) -> Array:
