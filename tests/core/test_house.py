@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -107,3 +108,57 @@ def test_pages_name_every_command_and_public_name() -> None:
     text = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     assert [name for name in COMMANDS if f"porism {name}" not in text] == []
     assert [name for name in porism.__all__ if name not in text] == []
+
+
+# What a divergence, a metric or a two-sample test is called, and the functions of libraries that compute one.
+MATHEMATICS = re.compile(
+    r"(divergence|(^|_)(kl|js|jsd|tv|chi2|mmd|ece|auc|hellinger|wasserstein)($|_)|^accuracy$|total_variation|energy_distance"
+    r"|calibration_error|permutation_test|two_sample|effective_rank|sharpness)"
+)
+THEIRS = {
+    "brier_score_loss",
+    "emd2",
+    "energy_distance",
+    "jensenshannon",
+    "kl_div",
+    "ks_2samp",
+    "permutation_test",
+    "rel_entr",
+    "roc_auc_score",
+    "sinkhorn2",
+    "wasserstein_distance",
+}
+
+
+@pytest.mark.parametrize(
+    ("package", "path"), [f for f in FILES if f[0] != "porism"], ids=lambda v: getattr(v, "name", v)
+)
+def test_divergences_and_metrics_are_written_in_the_core_only(package: str, path: Path) -> None:
+    """A paper may be about one and then names it in a claim; what it computes comes from the core."""
+    tree = ast.parse(path.read_text())
+    decorated = {node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.decorator_list}
+    own = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and node not in decorated
+        and MATHEMATICS.search(node.name)
+        and not any(isinstance(part, ast.Name | ast.Attribute) and _from_core(tree, part) for part in ast.walk(node))
+    ]
+    assert own == [], f"{path.name} writes {', '.join(own)} of its own; porism has a room for it"
+    calls = {getattr(n.func, "attr", getattr(n.func, "id", "")) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    assert calls & THEIRS == set()
+
+
+def _from_core(tree: ast.Module, part: ast.Name | ast.Attribute) -> bool:
+    """Whether an expression is a name that the file imports from the core's mathematics."""
+    rooms = ("divergences", "discrepancies", "transport", "metrics", "geometry")
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    names = {
+        alias.asname or alias.name
+        for node in imports
+        for alias in node.names
+        if str(node.module).startswith(tuple(f"porism.{room}" for room in rooms))
+        or (node.module == "porism" and alias.name in rooms)
+    }
+    return isinstance(part, ast.Name) and part.id in names

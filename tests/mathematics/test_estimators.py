@@ -76,14 +76,14 @@ def test_estimates_from_log_ratios_are_within_their_standard_errors() -> None:
 
     chi2, error = float(gaussian_chi2([0.3], [[0.81]], [0.0], [[1.0]])), np.std(np.expm1(ratio)) / len(x) ** 0.5
     assert abs(e.chi2_from_log_ratios(ratio) - chi2) < 4 * error
-    assert e.renyi_from_log_ratios(ratio, alpha=1.0) == pytest.approx(np.mean(ratio))
-    for alpha in (0.5, 1.5):
-        exact = float(gaussian_renyi([0.3], [[0.81]], [0.0], [[1.0]], alpha=alpha))
-        powers = np.exp((alpha - 1) * ratio)
-        error = powers.std() / len(x) ** 0.5 / powers.mean() / abs(alpha - 1)
-        assert abs(e.renyi_from_log_ratios(ratio, alpha=alpha) - exact) < 4 * error
-    assert math.isinf(e.renyi_from_log_ratios([0.0, math.inf], alpha=2.0))
-    assert e.renyi_from_log_ratios([0.0, math.inf], alpha=0.5) == pytest.approx(2 * math.log(2))
+    assert e.renyi_from_log_ratios(ratio, order=1.0) == pytest.approx(np.mean(ratio))
+    for order in (0.5, 1.5):
+        exact = float(gaussian_renyi([0.3], [[0.81]], [0.0], [[1.0]], order=order))
+        powers = np.exp((order - 1) * ratio)
+        error = powers.std() / len(x) ** 0.5 / powers.mean() / abs(order - 1)
+        assert abs(e.renyi_from_log_ratios(ratio, order=order) - exact) < 4 * error
+    assert math.isinf(e.renyi_from_log_ratios([0.0, math.inf], order=2.0))
+    assert e.renyi_from_log_ratios([0.0, math.inf], order=0.5) == pytest.approx(2 * math.log(2))
 
 
 def test_mean_intervals_cover() -> None:
@@ -253,7 +253,7 @@ def test_bad_input_is_named() -> None:
         (lambda: e.mean_interval(x, method="bernstein", bounds=(0, 1)), "values must lie"),
         (lambda: e.mean_interval(x, bounds=(0, 9)), "bounds"),
         (lambda: e.mean_interval(x, method="other"), "method"),
-        (lambda: e.renyi_from_log_ratios(x, alpha=-1.0), "alpha"),
+        (lambda: e.renyi_from_log_ratios(x, order=-1.0), "order"),
         (lambda: e.chi2_from_log_ratios([]), "log_ratio is empty"),
         (lambda: e.self_normalised_weights([-math.inf, -math.inf]), "log_weights"),
         (lambda: e.self_normalised_expectation(x, x[:2]), "sizes along axis"),

@@ -17,8 +17,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from porism.divergences import js_divergence_logits, kl_divergence_logits, tv_distance
 from porism.errors import ParameterError
 from porism.figures import Table
+from porism.metrics import accuracy
 from porism.stats import median_interval
 from porism.testbeds import digits
 
@@ -57,32 +59,22 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     >>> kl_divergence(torch.zeros(1, 2), torch.tensor([[0.0, -100.0]])).item()  # log 2
     0.6931471824645996
     """
-    return F.kl_div(
-        student_logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True
-    )
+    return kl_divergence_logits(teacher_logits, student_logits).mean()
 
 
 def reverse_kl_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Reverse KL(student || teacher) in nats, shape (N, C) each, averaged over the rows."""
-    return kl_divergence(teacher_logits, student_logits)
+    return kl_divergence_logits(student_logits, teacher_logits).mean()
 
 
 def js_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats, in [0, log 2], shape (N, C) each, averaged over the rows.
-
-    Examples
-    --------
-    >>> js_divergence(torch.tensor([[200.0, 0.0]]), torch.tensor([[0.0, 200.0]])).item()  # log 2
-    0.6931471824645996
-    """
-    log_p, log_q = teacher_logits.log_softmax(-1), student_logits.log_softmax(-1)
-    log_m = torch.logaddexp(log_p, log_q)  # of p + q, which kl_divergence normalises
-    return (kl_divergence(log_m, log_p) + kl_divergence(log_m, log_q)) / 2
+    """Jensen-Shannon divergence in nats, in [0, log 2], shape (N, C) each, averaged over the rows."""
+    return js_divergence_logits(student_logits, teacher_logits).mean()
 
 
 def batch_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Mean total variation between two batches at their best pairing, whichever row is whose, a scalar."""
-    cost = torch.cdist(student_logits.softmax(-1), teacher_logits.softmax(-1), p=1) / 2
+    cost = tv_distance(student_logits.softmax(-1).unsqueeze(1), teacher_logits.softmax(-1))
     return cost[linear_sum_assignment(cost)].mean()
 
 
@@ -136,9 +128,9 @@ def fit(
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Share of inputs whose largest logit is at their label."""
-    return float((model(inputs).argmax(-1) == labels).double().mean())
+def score(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Accuracy of the class with the largest logit."""
+    return accuracy(model(inputs).argmax(-1), labels)
 
 
 def random_logits(rng: np.random.Generator, *, samples: int, classes: int, spread: float) -> Tensor:
@@ -316,7 +308,7 @@ def distil_digits(
 
         fit(student, x, loss, same, epochs=epochs, batch_size=batch_size)
         parts = ((data.x_validation, data.y_validation), (data.x_test, data.y_test))
-        scores[name] = Score(*(accuracy(student, torch.from_numpy(a), torch.from_numpy(b)) for a, b in parts))
+        scores[name] = Score(*(score(student, torch.from_numpy(a), torch.from_numpy(b)) for a, b in parts))
     return scores
 
 

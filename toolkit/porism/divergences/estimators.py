@@ -162,14 +162,14 @@ def mean_interval(
     return mean - radius, mean + radius
 
 
-def renyi_from_log_ratios(log_ratio: Array, *, alpha: float, axis: int = -1) -> Array:
-    """Renyi divergence of order ``alpha`` from log-ratios at samples of p.
+def renyi_from_log_ratios(log_ratio: Array, *, order: float, axis: int = -1) -> Array:
+    """Renyi divergence of an order from log-ratios at samples of p.
 
     Parameters
     ----------
     log_ratio
         log p(x) − log q(x) at samples x of p, samples along ``axis``.
-    alpha
+    order
         Order, positive and finite; 1 gives the mean of :func:`k1`.
     axis
         The axis of the samples.
@@ -177,33 +177,33 @@ def renyi_from_log_ratios(log_ratio: Array, *, alpha: float, axis: int = -1) -> 
     Returns
     -------
     Array
-        Without ``axis``; ``inf`` where a log-ratio is, for alpha ≥ 1 (for alpha < 1 such samples count nothing).
+        Without ``axis``; ``inf`` where a log-ratio is, for order ≥ 1 (for order < 1 such samples count nothing).
 
     Raises
     ------
     ParameterError
-        If there is a NaN or no sample, or for ``alpha`` out of range.
+        If there is a NaN or no sample, or for ``order`` out of range.
 
     Notes
     -----
-    log(mean exp((alpha − 1) log_ratio))/(alpha − 1), consistent, and by Jensen's inequality biased downwards where
-    alpha > 1 and upwards where alpha < 1. The variance is finite only if the divergence of order 2 alpha − 1 is.
+    log(mean exp((order − 1) log_ratio))/(order − 1), consistent, and by Jensen's inequality biased downwards where
+    order > 1 and upwards where order < 1. The variance is finite only if the divergence of order 2 order − 1 is.
 
     Examples
     --------
-    >>> round(float(renyi_from_log_ratios([0.0, 1.0], alpha=2.0)), 6)
+    >>> round(float(renyi_from_log_ratios([0.0, 1.0], order=2.0)), 6)
     0.620115
     """
-    if not 0 < alpha < math.inf:
-        raise ParameterError(f"alpha must be positive and finite, got {alpha}")
+    if not 0 < order < math.inf:
+        raise ParameterError(f"order must be positive and finite, got {order}")
     xp, values = _log_ratio(log_ratio)
     check_axis(axis, log_ratio=values)
-    if alpha == 1:
+    if order == 1:
         return xp.mean(values, axis=axis)
     infinite = values == math.inf
-    exponents = xp.where(infinite, -math.inf if alpha < 1 else 0.0, (alpha - 1) * xp.where(infinite, 0, values))
-    mean = (log_sum_exp(xp, exponents, axis) - math.log(values.shape[axis])) / (alpha - 1)
-    return xp.where(xp.any(infinite, axis=axis), math.inf, mean) if alpha > 1 else mean
+    exponents = xp.where(infinite, -math.inf if order < 1 else 0.0, (order - 1) * xp.where(infinite, 0, values))
+    mean = (log_sum_exp(xp, exponents, axis) - math.log(values.shape[axis])) / (order - 1)
+    return xp.where(xp.any(infinite, axis=axis), math.inf, mean) if order > 1 else mean
 
 
 def chi2_from_log_ratios(log_ratio: Array, *, axis: int = -1) -> Array:

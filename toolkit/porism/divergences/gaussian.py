@@ -83,7 +83,7 @@ def gaussian_jeffreys(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array) 
 
 
 def gaussian_renyi(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array, *, order: float) -> Array:
-    """Renyi divergence of order ``order`` between Gaussians.
+    """Renyi divergence of a given order between Gaussians.
 
     Parameters
     ----------

@@ -1,0 +1,1 @@
+"""Inequalities and identities between divergences, transport costs and discrepancies, one source a file."""
