@@ -197,7 +197,7 @@ def between_transport_and_fisher(rng: Rng, *, pairs: Annotated[int, Interval(ge=
 def _(table, axes):
     for column, label in (("w2_squared", "W2^2 / 2"), ("fisher", "Fisher / 2")):
         axes.plot(table["kl"], table[column] / 2, ".", ms=3, label=label)
-    line = np.linspace(0, table["kl"].max(), 2)
-    axes.plot(line, line, "k-", label="KL")
-    axes.set(xlabel="KL(p || N(0, I))", yscale="symlog")
+    ends = np.array([table["kl"].min(), table["kl"].max()])
+    axes.plot(ends, ends, "k-", label="KL")
+    axes.set(xlabel="KL(p || N(0, I))", xscale="log", yscale="log")
     axes.legend()

@@ -1,0 +1,85 @@
+"""Checks and conversions that the metrics share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import is_torch_array
+
+from porism.arrays import Array, Namespace, check_not_nan, floating
+from porism.errors import ParameterError
+
+
+def to_numpy(**arrays: Any) -> tuple[np.ndarray, ...]:
+    """Arrays or tensors as float64 on the CPU, without gradient; backends must not be mixed and NaN is an error."""
+    floating(**arrays)  # raises, by name, for what is not real numbers of one backend
+    converted = {name: _double(value) for name, value in arrays.items()}
+    check_not_nan(**converted)
+    return tuple(converted.values())
+
+
+def paired_vectors(**arrays: Any) -> tuple[np.ndarray, ...]:
+    """As :func:`to_numpy`, for one-dimensional arrays of one length that is not zero."""
+    converted = dict(zip(arrays, to_numpy(**arrays), strict=True))
+    check_same_length(**converted)
+    for name, value in converted.items():
+        if value.ndim != 1:
+            raise ParameterError(f"{name} must be one-dimensional, its shape is {value.shape}")
+    return tuple(converted.values())
+
+
+def check_same_length(**arrays: Array) -> None:
+    """Raise unless all arrays have a first axis of one length that is not zero."""
+    lengths = {}
+    for name, value in arrays.items():
+        if value.ndim == 0 or value.shape[0] == 0:
+            raise ParameterError(f"{name} must hold at least one example, its shape is {tuple(value.shape)}")
+        lengths[name] = value.shape[0]
+    if len(set(lengths.values())) > 1:
+        listed = " and ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ParameterError(f"{listed} examples: their lengths must agree")
+
+
+def check_binary(**arrays: Array) -> None:
+    """Raise unless every entry is 0 or 1."""
+    for name, value in arrays.items():
+        if not bool(((value == 0) | (value == 1)).all()):
+            raise ParameterError(f"{name} must hold 0 and 1 only")
+
+
+def check_unit_interval(**arrays: Array) -> None:
+    """Raise unless every entry is in [0, 1]."""
+    for name, value in arrays.items():
+        if not bool(((value >= 0) & (value <= 1)).all()):
+            raise ParameterError(f"{name} must be in [0, 1]")
+
+
+def check_labels(xp: Namespace, labels: Array, classes: int, name: str = "labels") -> None:
+    """Raise unless ``labels`` is one-dimensional and holds whole numbers from 0 to ``classes - 1``."""
+    if labels.ndim != 1:
+        raise ParameterError(f"{name} must be one-dimensional, its shape is {tuple(labels.shape)}")
+    if not bool(((labels >= 0) & (labels < classes) & (labels == xp.floor(labels))).all()):
+        raise ParameterError(f"{name} must be whole numbers from 0 to {classes - 1}")
+
+
+def check_count(name: str, value: int, low: int, high: int | None = None) -> int:
+    """Return ``value`` if it is a whole number of at least ``low`` and at most ``high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise ParameterError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    if high is not None and value > high:
+        raise ParameterError(f"{name} must be at most {high}, got {value}")
+    return int(value)
+
+
+def check_fraction(name: str, value: float) -> float:
+    """Return ``value`` if it is strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise ParameterError(f"{name} must be in (0, 1), got {value}")
+    return float(value)
+
+
+def _double(value: Any) -> np.ndarray:
+    if is_torch_array(value):
+        return np.asarray(value.detach().cpu().double().numpy())
+    return np.asarray(value, dtype=np.float64)
