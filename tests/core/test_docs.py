@@ -38,3 +38,9 @@ def test_the_example_paper_holds_what_it_promises(tmp_path: Path) -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_generated_tables_are_those_of_the_code() -> None:
+    build = runpy.run_path(str(ROOT / "docs" / "build_tables.py"))
+    page = (ROOT / "docs" / "divergences.md").read_text()
+    assert build["built"](page) == page, "run python docs/build_tables.py"

@@ -89,7 +89,7 @@ def chain_from_hellinger_to_chi2(
     )
 
 
-@always("chi2 >= 4 TV^2", where="chi2 and TV", control={"constant": 4.2})
+@always("Pearson's chi2 >= 4 TV^2", where="chi2 and TV", control={"constant": 4.2})
 def chi2_and_tv(rng: Rng, *, size: Size = 2, spread: Spread = 0.0, distance: Distance = 0.1, zeros: Zeros = 0.0,
                 constant: Constant = 4.0) -> float:  # fmt: skip
     p, q = draw(rng, size, spread, distance, zeros)
@@ -147,7 +147,8 @@ def generalised_js_and_tv(
     return ordered(generalised_js_divergence(p, q, weight=weight), bound)
 
 
-@always("chi2 <= 2 TV^2 / min q, so KL <= log(1 + 2 TV^2 / min q)", where="reverse Pinsker", control={"factor": 1.0})
+@always("Pearson's chi2 <= 2 TV^2 / min q, so KL <= log(1 + 2 TV^2 / min q)", where="reverse Pinsker",
+        control={"factor": 1.0})  # fmt: skip
 def reverse_pinsker(rng: Rng, *, size: Size = 2, spread: Annotated[float, Interval(ge=0, le=10)] = 1.0,
                     distance: Distance = 1.0, factor: Constant = 2.0) -> float:  # fmt: skip
     """With two points the first is an equality for equal masses; it says little once a mass of q is tiny."""

@@ -7,6 +7,9 @@ Every function takes numpy arrays or torch tensors, p first; importing this pack
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from porism.divergences.bregman import (
     Potential,
     bernoulli_log_partition,
@@ -105,6 +108,13 @@ from porism.divergences.nearest_neighbours import knn_entropy, knn_kl, ksg_mutua
 from porism.divergences.renyi import renyi_cross_entropy, renyi_divergence, renyi_divergence_logits
 from porism.divergences.variational import donsker_varadhan, donsker_varadhan_moving_average, nguyen_wainwright_jordan
 
+# These need torch and are imported when they are first used.
+_LAZY = {
+    "fused_linear_divergence": "porism.kernels.fused_linear",
+    "sampled_divergence_logits": "porism.kernels.vocabulary",
+    "top_k_divergence_logits": "porism.kernels.vocabulary",
+}
+
 __all__ = [
     "Generator",
     "Potential",
@@ -129,6 +139,7 @@ __all__ = [
     "exponential_log_partition",
     "f_divergence",
     "f_divergence_logits",
+    "fused_linear_divergence",
     "gamma_kl",
     "gaussian_bhattacharyya_coefficient",
     "gaussian_cauchy_schwarz",
@@ -180,6 +191,7 @@ __all__ = [
     "renyi_from_log_ratios",
     "reverse_kl_divergence",
     "reverse_kl_divergence_logits",
+    "sampled_divergence_logits",
     "self_normalised_expectation",
     "self_normalised_weights",
     "skew_kl_divergence",
@@ -188,8 +200,15 @@ __all__ = [
     "squared_hellinger",
     "squared_hellinger_logits",
     "squared_mahalanobis",
+    "top_k_divergence_logits",
     "triangular_discrimination",
     "triangular_discrimination_logits",
     "tv_distance",
     "tv_distance_logits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
