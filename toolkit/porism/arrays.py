@@ -97,7 +97,7 @@ def check_axis(axis: int, **arrays: Array) -> None:
 
 
 def probabilities(
-    xp: Namespace, *, axis: int, weights: Array | None = None, normalize: bool = False, **arrays: Array
+    xp: Namespace, *, axis: int, weights: Array | None = None, normalize: bool | None = None, **arrays: Array
 ) -> tuple[Array, ...]:
     """Check that arrays are probability distributions along ``axis``, or make them so.
 
@@ -110,7 +110,8 @@ def probabilities(
     weights
         Quadrature weights or a base measure: then the arrays are densities and ``sum(weights * p) = 1``.
     normalize
-        Divide by the sum instead of checking it.
+        Divide by the sum instead of checking it. None, like False, checks, for functions that do not offer it:
+        the message then tells nobody to pass it.
     **arrays
         What to check, by the argument's name.
 
@@ -124,7 +125,7 @@ def probabilities(
     >>> p, = probabilities(np, axis=-1, normalize=True, p=np.array([1.0, 3.0]))
     >>> p
     array([0.25, 0.75])
-    >>> probabilities(np, axis=-1, p=np.array([0.5, 0.6]))
+    >>> probabilities(np, axis=-1, normalize=False, p=np.array([0.5, 0.6]))
     Traceback (most recent call last):
     porism.errors.ParameterError: p must sum to 1 along axis -1, a sum is 1.1; pass normalize=True to divide by it
     """
@@ -139,21 +140,20 @@ def probabilities(
             raise ParameterError(f"{name} must not be negative")
         total = xp.sum(value if weights is None else value * weights, axis=axis, keepdims=True)
         if not normalize:
-            _check_sums(name, np.asarray(total.tolist()), axis, float(xp.finfo(value.dtype).eps))
+            remedy = "divide by it first" if normalize is None else "pass normalize=True to divide by it"
+            _check_sums(name, np.asarray(total.tolist()), axis, float(xp.finfo(value.dtype).eps), remedy)
         elif not bool((total > 0).all()):
             raise ParameterError(f"{name} sums to zero along axis {axis} and cannot be normalized")
         checked.append(value / total if normalize else value)
     return tuple(checked)
 
 
-def _check_sums(name: str, sums: np.ndarray, axis: int, eps: float) -> None:
+def _check_sums(name: str, sums: np.ndarray, axis: int, eps: float, remedy: str) -> None:
     if not sums.size:
         return
     worst = sums.flat[np.argmax(abs(sums - 1))]
     if abs(worst - 1) > max(1e-6, 8 * eps):
-        raise ParameterError(
-            f"{name} must sum to 1 along axis {axis}, a sum is {worst:.6g}; pass normalize=True to divide by it"
-        )
+        raise ParameterError(f"{name} must sum to 1 along axis {axis}, a sum is {worst:.6g}; {remedy}")
 
 
 def _convert(name: str, value: Any) -> Array:

@@ -1,0 +1,1 @@
+"""Fast cores: chunked torch on the CPU, Triton on CUDA. They are reached through the packages that use them."""
