@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# A title, and calls by name; ours is called "porism".
+Workload = tuple[str, Mapping[str, Callable[[], Any]]]
 PAGE = 4096  # bytes of a page of memory, as /proc counts them
 
 
