@@ -37,7 +37,9 @@ lint: $(STAMP) ## Style, formatting and types
 	@$(BIN)/mypy
 
 benchmark: $(STAMP) ## Ratios to a baseline in the same run
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@$(BIN)/python tests/benchmarks/startup.py
+	@$(BIN)/python tests/benchmarks/mathematics.py
 
 clean: ## Remove what make and porism wrote here
 	rm -rf $(VENV) .porism report figures .mypy_cache .ruff_cache .hypothesis

@@ -19,25 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from logits import KINDS, naive
+from sinkhorn import competitors, samples
 
 Row = dict[str, Any]
 Loss = Callable[..., torch.Tensor]
-KINDS: dict[str, dict[str, float]] = {"kl": {}, "reverse_kl": {}, "js": {}, "tv": {}, "alpha": {"alpha": 0.3}}
-
-
-def naive(kind: str, p_logits: torch.Tensor, q_logits: torch.Tensor, alpha: float = 0.3) -> torch.Tensor:
-    """What people write: log_softmax in float32 and autograd."""
-    a, b = (torch.log_softmax(logits, -1, dtype=torch.float32) for logits in (p_logits, q_logits))
-    if kind == "kl":
-        return (a.exp() * (a - b)).sum(-1)
-    if kind == "reverse_kl":
-        return (b.exp() * (b - a)).sum(-1)
-    if kind == "tv":
-        return 0.5 * (a.exp() - b.exp()).abs().sum(-1)
-    if kind == "js":
-        m = torch.logaddexp(a, b) - math.log(2)
-        return 0.5 * (a.exp() * (a - m)).sum(-1) + 0.5 * (b.exp() * (b - m)).sum(-1)
-    return ((alpha * a + (1 - alpha) * b).exp().sum(-1) - 1) / (alpha * (alpha - 1))
 
 
 def measure(losses: dict[str, Loss], tensors: list[torch.Tensor], repeats: int) -> dict[str, tuple[float, float]]:
@@ -68,7 +54,7 @@ def measure(losses: dict[str, Loss], tensors: list[torch.Tensor], repeats: int) 
 
 def check() -> None:
     """Triton's values and gradients on the device, against float64 autograd."""
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
     from porism.kernels.logits import divergence_logits
 
     for kind, parameters in KINDS.items():
@@ -87,7 +73,7 @@ def check() -> None:
 def naive64(kind: str, p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tensor:
     """The generator's own terms in float64."""
     from porism.divergences.evaluate import divergence_log_space
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
 
     values: torch.Tensor = divergence_log_space(generator(kind, **KINDS[kind]), p_logits, q_logits)
     return values
@@ -95,7 +81,7 @@ def naive64(kind: str, p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.
 
 def logits_rows(tokens: int, vocabulary: int, repeats: int) -> list[Row]:
     """From logits, gradient to the student's."""
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
     from porism.kernels.logits import divergence_logits
 
     rows = []
@@ -155,8 +141,18 @@ def hidden_rows(tokens: int, vocabulary: int, width: int, repeats: int) -> list[
     return rows
 
 
-# Each part returns rows; batched Sinkhorn's goes here beside these.
+def sinkhorn_rows(repeats: int) -> list[Row]:
+    """Batched debiased divergences, gradient in one sample."""
+    losses: dict[str, Loss] = {
+        name: lambda x, y, value=value: value(x, y).sum()  # type: ignore[misc]
+        for name, value in competitors().items()
+    }
+    seen = measure(losses, list(samples("cuda")), repeats)
+    return [{"what": "64 Sinkhorn divergences", "by": by, "ms": ms, "MB": mb} for by, (ms, mb) in seen.items()]
+
+
 PARTS: dict[str, Callable[[int], list[Row]]] = {
+    "sinkhorn": sinkhorn_rows,
     "logits": lambda repeats: logits_rows(4096, 128 * 1024, repeats),
     "hidden": lambda repeats: hidden_rows(4096, 128 * 1024, 4096, repeats),
 }
@@ -182,7 +178,7 @@ def main() -> None:
     rows: list[Row] = []
     for part in arguments.only or PARTS:
         for row in PARTS[part](arguments.repeats):
-            print(f"{row['what']:60}{row['by']:>8}{row['ms']:10.2f} ms{row['MB']:10.0f} MB", flush=True)
+            print(f"{row['what']:60}{row['by']:>44}{row['ms']:10.2f} ms{row['MB']:10.0f} MB", flush=True)
             rows.append(row)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps({"hardware": hardware, "rows": rows}, indent=1) + "\n")

@@ -1,27 +1,18 @@
-"""f-divergences on logits and from hidden states, ours against naive torch, interleaved in one process.
-
-Prints milliseconds (median and least of the repeats) for forward and backward, the ratio of medians, and the
-extra peak memory in MB, each measured as the growth of the resident set in a process of its own. Run by
-``make benchmark``; ``python tests/benchmarks/logits.py --repeats 3`` for a quick look.
-"""
+"""f-divergences on logits and from hidden states beside naive torch, torch.distributions and Liger."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
+import functools
 import math
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from timing import Workload
 
-from porism.divergences.generator import generator
-from porism.kernels.fused_linear import fused_linear_divergence
-from porism.kernels.logits import divergence_logits
+from porism.divergences import fused_linear_divergence, generator
 
 TOKENS, VOCABULARY, WIDTH = 1024, 32000, 512
 KINDS: dict[str, dict[str, float]] = {"kl": {}, "reverse_kl": {}, "js": {}, "tv": {}, "alpha": {"alpha": 0.3}}
@@ -29,8 +20,8 @@ Loss = Callable[..., torch.Tensor]
 
 
 def naive(kind: str, p_logits: torch.Tensor, q_logits: torch.Tensor, alpha: float = 0.3) -> torch.Tensor:
-    """What people write: log_softmax and autograd."""
-    a, b = torch.log_softmax(p_logits, -1), torch.log_softmax(q_logits, -1)
+    """What people write: log_softmax (of half precision in float32) and autograd."""
+    a, b = (torch.log_softmax(x, -1, dtype=torch.promote_types(x.dtype, torch.float32)) for x in (p_logits, q_logits))
     if kind == "kl":
         return (a.exp() * (a - b)).sum(-1)
     if kind == "reverse_kl":
@@ -49,113 +40,92 @@ def categorical(p_logits: torch.Tensor, q_logits: torch.Tensor) -> torch.Tensor:
     return torch.distributions.kl_divergence(of(logits=p_logits), of(logits=q_logits))
 
 
-def logits_rows() -> dict[str, tuple[Loss, Loss]]:
-    """Name: (naive, ours), both of (p_logits, q_logits)."""
-    rows: dict[str, tuple[Loss, Loss]] = {}
-    for kind, parameters in KINDS.items():
-        f = generator(kind, **parameters)
-        rows[kind] = (
-            lambda p, q, kind=kind: naive(kind, p, q).sum(),
-            lambda p, q, f=f: divergence_logits(f, p, q).sum(),
-        )
-    rows["kl, torch.distributions"] = (lambda p, q: categorical(p, q).sum(), rows["kl"][1])
-    return rows
+def from_logits(kind: str) -> dict[str, Loss]:
+    """Losses of (teacher logits, student logits) by name."""
+    f = generator(kind, **KINDS[kind])
+    losses: dict[str, Loss] = {"porism": f.divergence_logits, "naive torch": functools.partial(naive, kind)}
+    return losses | ({"torch.distributions": categorical} if kind == "kl" else {})
 
 
-def hidden_rows() -> dict[str, tuple[Loss, Loss]]:
-    """Name: (peer, ours), both of (hidden_t, W_t, hidden_s, W_s)."""
-    rows: dict[str, tuple[Loss, Loss]] = {}
-    for kind, parameters in {"kl": {}, "js": {}}.items():
-        rows[f"from hidden, {kind}"] = (
-            lambda ht, wt, hs, ws, kind=kind: naive(kind, ht @ wt.T, hs @ ws.T).mean(),
-            lambda ht, wt, hs, ws, kind=kind, more=parameters: fused_linear_divergence(
-                hs, ws, ht, wt, kind=kind, **more
-            ),
-        )
-    if importlib.util.find_spec("liger_kernel") is not None:
-        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+def from_hidden(kind: str) -> dict[str, Loss]:
+    """Losses of (teacher hidden, teacher head, student hidden, student head) by name."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
-        # its beta = 0 is KL(teacher || student); uncompiled, as everything here
-        liger = LigerFusedLinearJSDLoss(
-            weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False, chunk_size=128
-        )
-
-        def peer(ht: torch.Tensor, wt: torch.Tensor, hs: torch.Tensor, ws: torch.Tensor) -> torch.Tensor:
-            loss: torch.Tensor = liger(hs, ws, ht, wt, torch.zeros(len(hs), dtype=torch.long))
-            return loss
-
-        rows["from hidden, kl, liger"] = (peer, rows["from hidden, kl"][1])
-    return rows
+    # its beta = 0 is KL(teacher || student); uncompiled, as everything here
+    beta = {"kl": 0.0, "js": 0.5}[kind]
+    liger = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta, compiled=False, chunk_size=128
+    )
+    return {
+        "porism": lambda ht, wt, hs, ws: fused_linear_divergence(hs, ws, ht, wt, kind=kind),
+        "naive torch": lambda ht, wt, hs, ws: naive(kind, ht @ wt.T, hs @ ws.T).mean(),
+        "liger, uncompiled": lambda ht, wt, hs, ws: liger(
+            hs, ws, ht, wt, torch.zeros(len(hs), dtype=torch.long, device=hs.device)
+        ),
+    }
 
 
-def inputs(hidden: bool) -> list[torch.Tensor]:
-    """Logits, or hidden states and heads whose logits have a standard deviation of about 1; the student's last."""
-    torch.manual_seed(0)
-    if not hidden:
-        return [torch.randn(TOKENS, VOCABULARY) for _ in range(2)]
-    teacher = [torch.randn(TOKENS, WIDTH), torch.randn(VOCABULARY, WIDTH) / WIDTH**0.5]
-    return [*teacher, torch.randn(TOKENS, WIDTH), torch.randn(VOCABULARY, WIDTH) / WIDTH**0.5]
+def workloads() -> Iterator[Workload]:
+    """What is measured: forward and backward, gradients to the student."""
+    tensors = logits()
+    for kind in KINDS:
+        title = f"{kind} on logits, {TOKENS:,} x {VOCABULARY:,}, float32, forward and backward"
+        yield title, {name: functools.partial(step, loss, tensors) for name, loss in from_logits(kind).items()}
+    tensors = heads()
+    for kind in ("kl", "js"):
+        title = f"{kind} from hidden states, {TOKENS:,} x {WIDTH}, head {VOCABULARY:,} x {WIDTH}, float32"
+        yield title, {name: functools.partial(step, loss, tensors) for name, loss in from_hidden(kind).items()}
 
 
-def seconds(loss: Loss, tensors: list[torch.Tensor]) -> float:
+def logits() -> list[torch.Tensor]:
+    """Of the teacher, and of the student."""
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(TOKENS, VOCABULARY, generator=draw) for _ in range(2)]
+
+
+def heads() -> list[torch.Tensor]:
+    """Hidden states and weights, of the teacher and of the student, whose logits have a standard deviation near 1."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(TOKENS, 1.0), (VOCABULARY, WIDTH**-0.5)] * 2
+    return [scale * torch.randn(rows, WIDTH, generator=draw) for rows, scale in shapes]
+
+
+def step(loss: Loss, tensors: list[torch.Tensor]) -> None:
     """One forward and backward, with gradients to the second half of the tensors."""
     half = len(tensors) // 2
-    leaves = [tensor.requires_grad_() for tensor in tensors[half:]]
-    start = time.perf_counter()
-    loss(*tensors[:half], *leaves).backward()
-    elapsed = time.perf_counter() - start
-    for leaf in leaves:
-        leaf.grad = None
-    return elapsed
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors[half:]]
+    loss(*tensors[:half], *leaves).sum().backward()
 
 
-def peak(name: str, which: int) -> float:
-    """Growth of the resident set by one forward and backward, in MB, in a fresh process."""
-    code = f"import sys; sys.path.insert(0, {__file__.rpartition('/')[0]!r}); import logits; logits.print_peak({name!r}, {which})"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+def memory() -> str:
+    """Peak megabytes beyond the inputs, gradients included, each in a process of its own; a table."""
+    rows = ["| extra peak memory, MB (the gradients are 131 and 68) | porism | naive torch |", "|---|--:|--:|"]
+    for where, kind in (("logits", "kl"), ("logits", "js"), ("hidden", "kl"), ("hidden", "js")):
+        rows.append(f"| {kind} from {where} | {peak(where, kind, 'porism')} | {peak(where, kind, 'naive torch')} |")
+    return "\n".join(rows)
 
 
-def print_peak(name: str, which: int) -> None:
+def peak(where: str, kind: str, name: str) -> str:
+    """Megabytes, from a fresh process."""
+    code = f"import logits; logits.print_peak({where!r}, {kind!r}, {name!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return done.stdout.split()[-1]
+
+
+def print_peak(where: str, kind: str, name: str) -> None:
     """What :func:`peak` runs."""
-    hidden = name.startswith("from hidden")
-    tensors = inputs(hidden)
-    loss = {**logits_rows(), **hidden_rows()}[name][which]
-    half = len(tensors) // 2
-    # A small run first: libraries' own buffers are not the loss's.
-    small = [tensor[:8] if i % 2 == 0 or not hidden else tensor for i, tensor in enumerate(tensors)]
-    loss(*(x.clone().requires_grad_(i >= half) for i, x in enumerate(small)))
+    tensors, loss = (logits(), from_logits(kind)[name]) if where == "logits" else (heads(), from_hidden(kind)[name])
+    small = [tensor[:8] if len(tensor) == TOKENS else tensor for tensor in tensors]
+    loss(*small)  # a small run first: libraries' own buffers are not the loss's
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is resident now
     before = highest()
-    seconds(loss, tensors)
-    print(highest() - before)
+    step(loss, tensors)
+    print(f"{highest() - before:.0f}")
 
 
 def highest() -> float:
     """The largest resident set so far, in MB. (getrusage would count the parent's, inherited through fork.)"""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    print(f"{TOKENS} tokens, {VOCABULARY} entries, hidden {WIDTH}, float32, {torch.get_num_threads()} threads, ms")
-    print(f"{'':26}{'peer':>14}{'ours':>14}{'ratio':>8}{'peer MB':>9}{'ours MB':>9}")
-    for rows, hidden in ((logits_rows(), False), (hidden_rows(), True)):
-        tensors = inputs(hidden)
-        for name, losses in rows.items():
-            times: tuple[list[float], list[float]] = ([], [])
-            for _ in range(repeats + 1):  # the first is a warm-up
-                for loss, list_ in zip(losses, times, strict=True):
-                    list_.append(1e3 * seconds(loss, tensors))
-            medians = [statistics.median(list_[1:]) for list_ in times]
-            shown = "".join(f"{f'{m:.0f} ({min(list_[1:]):.0f})':>14}" for m, list_ in zip(medians, times, strict=True))
-            memory = "".join(f"{peak(name, which):9.0f}" for which in (0, 1))
-            print(f"{name:26}{shown}{medians[1] / medians[0]:8.2f}{memory}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import gc
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 # A title, and calls by name; ours is called "porism".
 Workload = tuple[str, Mapping[str, Callable[[], Any]]]
-PAGE = 4096  # bytes of a page of memory, as /proc counts them
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], *, repeats: int = 7) -> dict[str, list[float]]:
@@ -29,28 +26,6 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], *, repeats: int = 7) -> 
     return seconds
 
 
-def extra_memory(call: Callable[[], Any]) -> float:
-    """Peak resident megabytes during a call above those before it, looked at every millisecond (Linux)."""
-    call()  # what is allocated once and kept does not count
-    gc.collect()
-    before = peak = _resident()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    kept = call()
-    peak = max(peak, _resident())
-    done.set()
-    watcher.join()
-    del kept
-    return (peak - before) / 2**20
-
-
 def table(title: str, seconds: Mapping[str, list[float]], *, ours: str = "porism") -> str:
     """Medians in milliseconds with their spread, and the ratio of ours to each: the median of ratios in one turn."""
     rows = [f"### {title}", "", "| what | ms (median) | min to max | porism / it |", "|---|--:|--:|--:|"]
@@ -62,7 +37,3 @@ def table(title: str, seconds: Mapping[str, list[float]], *, ours: str = "porism
             f"| {'' if name == ours else f'{ratio:.2f}'} |"
         )
     return "\n".join(rows) + "\n"
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE

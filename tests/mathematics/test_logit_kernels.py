@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from porism.divergences.evaluate import divergence_log_space  # noqa: E402
-from porism.divergences.generator import Generator, generator  # noqa: E402
+from porism.divergences.generators import Generator, generator  # noqa: E402
 from porism.errors import ParameterError  # noqa: E402
 from porism.kernels import sweep as sweep_module  # noqa: E402
 from porism.kernels.fused_linear import fused_linear_divergence  # noqa: E402

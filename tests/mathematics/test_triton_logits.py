@@ -57,7 +57,7 @@ def close(got, wanted, tolerance=1e-6):
 @in_interpreter
 @cases
 def test_values_and_gradients_equal_float64(name, parameters):
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
 
     rng = torch.Generator().manual_seed(0)
     f = generator(name, **parameters)
@@ -69,7 +69,7 @@ def test_values_and_gradients_equal_float64(name, parameters):
 
 @in_interpreter
 def test_rows_longer_than_a_block(monkeypatch):
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
     from porism.kernels import triton_logits
 
     monkeypatch.setattr(triton_logits, "LARGEST_BLOCK", 32)
@@ -83,7 +83,7 @@ def test_rows_longer_than_a_block(monkeypatch):
 
 @in_interpreter
 def test_large_logits_and_masked_entries():
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
 
     masked = -float("inf")
     p = torch.tensor([[1e4, 0.0, -1e4], [0.0, 1.0, masked], [0.0, masked, 1.0], [0.0, 1.0, 2.0]])
@@ -101,7 +101,7 @@ def test_large_logits_and_masked_entries():
 
 @in_interpreter
 def test_nan_and_rows_without_a_distribution_give_nan():
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
 
     p = torch.tensor([[float("nan"), 0.0], [-float("inf")] * 2, [float("inf"), 0.0], [0.0, 0.0]])
     values = swept(generator("js"), p, torch.zeros(4, 2))[0]
@@ -111,7 +111,7 @@ def test_nan_and_rows_without_a_distribution_give_nan():
 @in_interpreter
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_strides_and_gradients_over_the_logits(dtype):
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
 
     rng = torch.Generator().manual_seed(2)
     p, q = (torch.randn(33, 8, generator=rng).to(dtype).T[::2] for _ in range(2))
@@ -128,14 +128,14 @@ def test_low_precision_strides_and_gradients_over_the_logits(dtype):
 
 @in_interpreter
 def test_no_rows():
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
 
     assert swept(generator("kl"), torch.zeros(0, 5), torch.zeros(0, 5))[0].shape == (0,)
 
 
 def test_generators_of_ones_own_have_no_device_form():
     sympy = pytest.importorskip("sympy")
-    from porism.divergences.generator import Generator, generator
+    from porism.divergences.generators import Generator, generator
     from porism.kernels.triton_logits import device_form
 
     assert device_form(Generator.from_sympy(lambda t: t * sympy.log(t), name="kl")) is None
@@ -149,7 +149,7 @@ def test_kernel_compiles_for_a_gpu(name, tmp_path, monkeypatch):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from porism.divergences.generator import generator
+    from porism.divergences.generators import generator
     from porism.kernels.triton_logits import device_form, sweep_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

@@ -79,7 +79,7 @@ from porism.divergences.gaussian_distances import (
     gaussian_wasserstein_2,
     gaussian_wasserstein_2_squared,
 )
-from porism.divergences.generator import Generator, generator
+from porism.divergences.generators import Generator, generator
 from porism.divergences.named import (
     alpha_divergence,
     f_divergence,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from porism.arrays import Array
-from porism.divergences.generator import generator
+from porism.divergences.generators import generator
 
 _KL = generator("kl")
 _REVERSE_KL = generator("reverse_kl")

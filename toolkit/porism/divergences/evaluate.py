@@ -15,7 +15,7 @@ from porism.arrays import Array, Namespace, check_axis, check_not_nan, floating,
 from porism.errors import ParameterError
 
 if TYPE_CHECKING:
-    from porism.divergences.generator import Generator
+    from porism.divergences.generators import Generator
 
 INF = math.inf
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from porism.arrays import Array
-from porism.divergences.generator import Generator, generator
+from porism.divergences.generators import Generator, generator
 from porism.errors import ParameterError
 
 _TV = generator("tv")

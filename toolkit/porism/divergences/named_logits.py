@@ -5,7 +5,7 @@ from __future__ import annotations
 import math  # noqa: F401  (the examples use it)
 
 from porism.arrays import Array
-from porism.divergences.generator import Generator, generator
+from porism.divergences.generators import Generator, generator
 from porism.divergences.named import resolve
 
 _KL = generator("kl")

@@ -12,7 +12,7 @@ from porism.arrays import Array, Namespace
 from porism.divergences import derive
 from porism.divergences.declared import Declaration, t
 from porism.divergences.emit import latex
-from porism.divergences.generator import Generator
+from porism.divergences.generators import Generator
 from porism.divergences.parts import TINY, Functions, Limits
 from porism.errors import ParameterError
 

@@ -6,7 +6,7 @@ import math
 
 from porism.arrays import Array, Namespace, check_axis, floating, probabilities
 from porism.divergences import evaluate
-from porism.divergences.generator import generator
+from porism.divergences.generators import generator
 from porism.divergences.parts import log_q_exp, q_log
 from porism.errors import ParameterError
 

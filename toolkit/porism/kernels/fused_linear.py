@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from porism.divergences.generator import Generator
-from porism.divergences.generator import generator as named
+from porism.divergences.generators import Generator
+from porism.divergences.generators import generator as named
 from porism.errors import ParameterError
 from porism.kernels.logits import inverse
 from porism.kernels.sweep import sweep
@@ -62,7 +62,7 @@ def fused_linear_divergence(
         Weights of the heads, ``(V, H_s)`` and ``(V, H_t)`` as in :class:`torch.nn.Linear`. Products are formed in
         their dtype, all else in float32 (float64 if that is theirs).
     kind
-        An f-divergence of :mod:`porism.divergences.generator`, or its name.
+        An f-divergence of :mod:`porism.divergences.generators`, or its name.
     bias_s, bias_t
         Biases of the heads, shape ``(V,)``.
     temperature

@@ -11,7 +11,7 @@ from porism.errors import ParameterError
 from porism.kernels.sweep import sweep
 
 if TYPE_CHECKING:
-    from porism.divergences.generator import Generator
+    from porism.divergences.generators import Generator
 
 
 def divergence_logits(
@@ -58,7 +58,7 @@ def divergence_logits(
 
     Examples
     --------
-    >>> from porism.divergences.generator import generator
+    >>> from porism.divergences.generators import generator
     >>> p_logits = torch.tensor([0.0, 0.0], dtype=torch.float64)
     >>> q_logits = torch.log(torch.tensor([0.25, 0.75], dtype=torch.float64)).requires_grad_()
     >>> value = divergence_logits(generator("kl"), p_logits, q_logits)

@@ -21,7 +21,7 @@ import torch
 from porism.errors import ParameterError
 
 if TYPE_CHECKING:
-    from porism.divergences.generator import Generator
+    from porism.divergences.generators import Generator
 
 # Bytes of one buffer of a chunk for each thread: about ten are alive at a time and should stay in cache.
 CHUNK_BYTES = 1 << 19

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 
 from porism.divergences._table import FUNCTIONS
 from porism.kernels import _triton_forms
 
 if TYPE_CHECKING:
-    from porism.divergences.generator import Generator
+    from porism.divergences.generators import Generator
 
 LARGEST_BLOCK = 8192
 ELEMENTS_A_WARP = 512

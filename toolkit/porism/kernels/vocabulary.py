@@ -14,7 +14,7 @@ from porism.kernels.logits import broadcast, check_logits, divergence_logits
 from porism.kernels.sweep import boundary_terms
 
 if TYPE_CHECKING:
-    from porism.divergences.generator import Generator
+    from porism.divergences.generators import Generator
 
 
 def top_k_divergence_logits(
@@ -55,7 +55,7 @@ def top_k_divergence_logits(
 
     Examples
     --------
-    >>> from porism.divergences.generator import generator
+    >>> from porism.divergences.generators import generator
     >>> p_logits = torch.log(torch.tensor([0.5, 0.25, 0.25]))
     >>> q_logits = torch.log(torch.tensor([0.25, 0.5, 0.25]))
     >>> round(float(top_k_divergence_logits(generator("kl"), p_logits, q_logits, k=1)), 4)  # of (1/2, 1/2), (1/4, 3/4)
@@ -121,7 +121,7 @@ def sampled_divergence_logits(
 
     Examples
     --------
-    >>> from porism.divergences.generator import generator
+    >>> from porism.divergences.generators import generator
     >>> p_logits, q_logits = torch.tensor([0.0, 0.0]), torch.log(torch.tensor([0.25, 0.75]))
     >>> rng = np.random.default_rng(0)
     >>> estimate = sampled_divergence_logits(generator("kl"), p_logits, q_logits, samples=4000, rng=rng)
