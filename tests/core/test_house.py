@@ -118,11 +118,9 @@ MATHEMATICS = re.compile(
 THEIRS = {
     "brier_score_loss",
     "emd2",
-    "energy_distance",
     "jensenshannon",
     "kl_div",
     "ks_2samp",
-    "permutation_test",
     "rel_entr",
     "roc_auc_score",
     "sinkhorn2",
