@@ -26,7 +26,7 @@ def ordered(*values: Any) -> float:
 
     Examples
     --------
-    >>> ordered(1.0, 2.0, np.inf), ordered(2.0, 1.0) < 0
+    >>> round(ordered(1.0, 2.0, np.inf), 6), ordered(2.0, 1.0) < 0
     (0.5, True)
     """
     return min(_step(float(low), float(high)) for low, high in itertools.pairwise(values))

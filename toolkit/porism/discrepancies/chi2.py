@@ -77,16 +77,18 @@ def restricted_chi2(
         raise ParameterError(f"p_features and q_features must have one number of columns, they have {widths}")
     xp, x, y, a, b = clouds(p_features, q_features, x_weights, y_weights)
     a, b = masses(xp, a, x), masses(xp, b, y)
+    torch = array_api_compat.is_torch_array(x)
+    size = max(float(xp.max(abs(z.detach() if torch else z))) for z in (x, y))  # what rounding is relative to
     if centred:
         centre = b @ y
         x, y = x - centre, y - centre
     mean, moments = a @ x, (y * b[:, None]).T @ y
-    torch = array_api_compat.is_torch_array(x)
     fixed_mean, fixed = (mean.detach(), moments.detach()) if torch else (mean, moments)
     roots, axes = xp.linalg.eigh(fixed)
     level = float(roots[-1])
-    cut = (1e-10 if x.dtype == xp.float64 else 1e-5) * level
-    kept = roots > cut if level > 0 else roots < roots
+    # a feature that is constant under q is only rounding once it is centred
+    cut = max((1e-10 if x.dtype == xp.float64 else 1e-5) * level, (8 * float(xp.finfo(x.dtype).eps) * size) ** 2)
+    kept = roots > cut
     rank = int(xp.sum(xp.astype(kept, x.dtype)))
     along = axes.T @ fixed_mean
     lost = xp.sum(xp.where(kept, xp.zeros_like(along), along) ** 2)
@@ -94,8 +96,7 @@ def restricted_chi2(
     shift = ridge * float(xp.sum(roots)) / x.shape[1]
     if shift == 0:
         # Is there a mean, beyond rounding, along which q has no second moment?
-        scale = max(float(xp.max(abs(x.detach() if torch else x))), level**0.5)
-        if float(lost) ** 0.5 > (1e-7 if x.dtype == xp.float64 else 1e-3) * scale:
+        if float(lost) ** 0.5 > (1e-7 if x.dtype == xp.float64 else 1e-3) * size:
             return RestrictedChi2(xp.sum(mean) * 0 + float("inf"), rank)
     usable = kept if shift == 0 else roots + shift > 0
     safe = xp.where(usable, roots + shift, xp.ones_like(roots))

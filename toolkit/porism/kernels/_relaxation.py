@@ -39,3 +39,9 @@ class Relaxation:
         """Drop the other problems."""
         for name in ("factor", "bound", "error", "best"):
             setattr(self, name, getattr(self, name)[index])
+
+
+def relaxed(old: Tensor, new: Tensor, factor: Tensor | None) -> Tensor:
+    """``old (new / old)^factor``: the step in the log domain that over-relaxation takes; None takes ``new``."""
+    # pow, as the library behind exp and log would wake threads beside those of numpy's BLAS
+    return new if factor is None else torch.div(new, old).pow_(factor).mul_(old)

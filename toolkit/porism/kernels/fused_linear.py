@@ -72,7 +72,7 @@ def fused_linear_divergence(
     mask
         Tokens that count, boolean, of the leading axes' shape; the others are never computed.
     chunk
-        Tokens at a time. By default the two chunks of logits take three sixteenths of a weight's size on the
+        Tokens at a time. By default the two chunks of logits take half of a weight's size on the
         CPU, and more on CUDA, where larger products pay.
     **parameters
         The generator's parameters, such as ``alpha``.
@@ -171,7 +171,7 @@ def _default_chunk(weight: torch.Tensor) -> int:
     vocabulary, width = weight.shape
     if weight.is_cuda:
         return min(8192, max(512, LOGITS_ON_CUDA // vocabulary))
-    return min(1024, max(32, 3 * width // 32))
+    return min(1024, max(64, width // 4))
 
 
 class _FusedLinear(torch.autograd.Function):

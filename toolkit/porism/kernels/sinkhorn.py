@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from porism.kernels._relaxation import Relaxation
+from porism.kernels._relaxation import Relaxation, relaxed
 
 CHECK_EVERY = 10  # iterations between two looks at the errors, which cost as much as half an iteration
 _BLOCK = 1 << 17  # entries of K that are formed at a time, so that its float64 exponents stay in cache
@@ -241,11 +242,12 @@ class _Scaling:
         dtype = self.matrix.dtype
         error = self._iterate(count, relaxation)
         scalings = (self.u,) if self.problem.symmetric else (self.u, self.v)
-        drift = float(torch.stack([end for s in scalings for end in torch.aminmax(s)]).double().log().abs().max())
-        if drift < _HARD_LIMIT[dtype]:  # false for NaN
-            self.f = self.absorbed_f + self.epsilon * self.u.squeeze(1).double().log()
+        ends = [float(end) for s in scalings for end in torch.aminmax(s)]
+        drift = max(abs(math.log(end)) if 0 < end < math.inf else math.inf for end in ends)
+        if drift < _HARD_LIMIT[dtype]:
+            self.f = self.absorbed_f + self.epsilon * _log(self.u)
             self.g, self.exact_g = (
-                self.f if self.problem.symmetric else self.absorbed_g + self.epsilon * v[:, 0].double().log()
+                self.f if self.problem.symmetric else self.absorbed_g + self.epsilon * _log(v)
                 for v in (self.v, self.exact_v)
             )
         else:
@@ -262,9 +264,9 @@ class _Scaling:
             if self.problem.symmetric:
                 self.u = self.v = self.exact_v = u.mul_(self.u).sqrt_()
                 continue
-            self.u = _relaxed(self.u, u, relaxation)
+            self.u = relaxed(self.u, u, relaxation)
             self.exact_v = self._exact(self._columns(self.u * self.a), self.fade_g, self.problem.rho[1])
-            self.v = _relaxed(self.v, self.exact_v, relaxation)
+            self.v = relaxed(self.v, self.exact_v, relaxation)
         self.next_u = self._exact_u()  # measures the error, and is the first half of the next iteration
         error: Tensor = (self.u / self.next_u).sub_(1).abs_().mul_(self.a).sum((1, 2)).double()
         if relaxation is not None:  # the last exact update will move no more than this between the rows
@@ -323,8 +325,9 @@ class _Scaling:
             self.transposed = self.matrix if self.problem.symmetric else self.transposed[index]
 
 
-def _relaxed(old: Tensor, new: Tensor, relaxation: Tensor | None) -> Tensor:
-    return new if relaxation is None else torch.div(new, old).log_().mul_(relaxation).exp_().mul_(old)
+def _log(scaling: Tensor) -> Tensor:
+    """Float64 logarithm (B, n) of (B, 1, n), by numpy, which wakes no threads for a few thousand numbers."""
+    return torch.from_numpy(np.log(scaling.squeeze(1).double().numpy()))
 
 
 def _best_shift(problem: Problem, f: Tensor, g: Tensor) -> Tensor | None:

@@ -55,7 +55,8 @@ class SinkhornDivergence:
     value
         From the three dual values; shape of the batch.
     lower, upper
-        The exact S_eps lies between these, by the gaps of the parts.
+        The exact S_eps of the costs as they were computed lies between these, by the gaps of the parts. (Costs of
+        float32 points are rounded to float32 before that.)
     cross, self_x, self_y
         The three parts, each a :class:`SinkhornResult`.
     """
