@@ -98,7 +98,7 @@ def fused_linear_divergence(
     >>> student = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
     >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
     >>> loss = fused_linear_divergence(hidden, student, hidden, teacher)
-    >>> round(float(loss), 6)
+    >>> round(loss.item(), 6)
     0.123284
     >>> loss.backward()
     >>> student.grad[:, 0]
