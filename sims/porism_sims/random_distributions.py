@@ -110,9 +110,7 @@ def simulate(
     >>> bool((simulate(np.random.default_rng(0), pairs=10)["tv"] <= 1).all())
     True
     """
-    drawn = [
-        pair(rng, size=size, spread=spread, distance=distance * rng.random(), zeros=zeros) for _ in range(pairs)
-    ]
+    drawn = [pair(rng, size=size, spread=spread, distance=distance * rng.random(), zeros=zeros) for _ in range(pairs)]
     p, q = np.stack([d.p for d in drawn]), np.stack([d.q for d in drawn])
     return {
         "tv": divergences.tv_distance(p, q),

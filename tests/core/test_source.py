@@ -110,3 +110,12 @@ def test_shared_mathematics_counts() -> None:
     assert fingerprint._counts("porism.stats", "porism_plugins")
     assert not fingerprint._counts("porism.check", "porism_plugins")
     assert not fingerprint._counts("numpy", "porism_plugins")
+
+
+def test_modules_that_a_package_loads_when_they_are_used_count() -> None:
+    from porism import fingerprint
+
+    names = {name for name, _ in fingerprint._files("porism.transport")}
+    assert {"porism.transport", "porism.transport.entropic", "porism.transport.one_dimensional"} <= names
+    assert [name for name, _ in fingerprint._files("porism.claims")] == ["porism.claims"]
+    assert list(fingerprint._files("numpy.no_such_module")) == []

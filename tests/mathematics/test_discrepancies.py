@@ -400,3 +400,13 @@ def test_dtypes_and_strides():
 def test_bad_input_names_the_argument(call, named):
     with pytest.raises(ParameterError, match=named):
         call(*clouds(10))
+
+
+def test_a_feature_that_is_constant_under_q_is_no_feature_once_centred() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        weights = rng.dirichlet(np.ones(10), size=2)
+        found = restricted_chi2(
+            np.ones((10, 1)), np.ones((10, 1)), centred=True, x_weights=weights[0], y_weights=weights[1]
+        )
+        assert (float(found.value), found.rank) == (0.0, 0)

@@ -50,13 +50,27 @@ def _visit(module: str, path: str, own: str, visited: dict[str, str]) -> None:
     source, imported = _read(path, module, os.stat(path).st_mtime_ns)
     visited[module] = source
     for name in imported:
-        if name in visited or not _counts(name, own):
-            continue
-        found = locate(name)
-        if found and os.path.isdir(found):
-            found = os.path.join(found, "__init__.py")
+        if _counts(name, own):
+            for part, file in _files(name):
+                if part not in visited:
+                    _visit(part, file, own, visited)
+
+
+def _files(module: str) -> Iterator[tuple[str, str]]:
+    """The files that importing a module may run, with their names.
+
+    For a package of the mathematics all in it, as these load their modules when a name is first used.
+    """
+    found = locate(module)
+    if not found or not os.path.isdir(found):
         if found and os.path.isfile(found) and found.endswith(".py"):
-            _visit(name, found, own, visited)
+            yield module, found
+        return
+    whole = module.startswith(_MATHEMATICS)
+    for name in sorted(os.listdir(found)) if whole else ["__init__.py"]:
+        path = os.path.join(found, name)
+        if name.endswith(".py") and os.path.isfile(path):
+            yield (module if name == "__init__.py" else f"{module}.{name[:-3]}"), path
 
 
 def _counts(module: str, own: str) -> bool:

@@ -4,8 +4,8 @@ Sason and Verdu (arXiv:1508.00335) collect and sharpen the inequalities between 
 chi-squared, Hellinger and Jensen-Shannon divergences. Here each is searched for a counterexample on random pairs of
 distributions on up to 40 points, from nearly equal to almost disjoint, with and without points of mass zero. TV is in
 [0, 1] (half the L1 distance), H2 in [0, 1], JS in [0, log 2], Delta (triangular) in [0, 2], all logarithms natural.
-Where a result has a name, ``where`` is its name; the constants were derived from the ratio of the generators'
-second derivatives (``tests/mathematics/test_divergence_inequalities.py``); a control makes a constant a little better, or slips.
+Where a result has a name, ``where`` is its name; constants are derived from the ratio of the generators' second
+derivatives (``tests/mathematics/test_divergence_inequalities.py``). A control makes a constant better, or slips.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ Every name is loaded when it is first used: importing this package does not impo
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porism.lazy import lazily
 
 _HOME = {
     "Distance": "radial",
@@ -32,11 +31,4 @@ _HOME = {
 __all__ = [*_HOME]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazily(__name__, _HOME)

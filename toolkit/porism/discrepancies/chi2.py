@@ -94,10 +94,9 @@ def restricted_chi2(
     lost = xp.sum(xp.where(kept, xp.zeros_like(along), along) ** 2)
     offset = 0.0 if centred else 1.0
     shift = ridge * float(xp.sum(roots)) / x.shape[1]
-    if shift == 0:
-        # Is there a mean, beyond rounding, along which q has no second moment?
-        if float(lost) ** 0.5 > (1e-7 if x.dtype == xp.float64 else 1e-3) * size:
-            return RestrictedChi2(xp.sum(mean) * 0 + float("inf"), rank)
+    # Is there a mean, beyond rounding, along which q has no second moment?
+    if shift == 0 and float(lost) ** 0.5 > (1e-7 if x.dtype == xp.float64 else 1e-3) * size:
+        return RestrictedChi2(xp.sum(mean) * 0 + float("inf"), rank)
     usable = kept if shift == 0 else roots + shift > 0
     safe = xp.where(usable, roots + shift, xp.ones_like(roots))
     best = axes @ (xp.where(usable, along, xp.zeros_like(along)) / safe)

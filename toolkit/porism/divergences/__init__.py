@@ -7,9 +7,6 @@ Every function takes numpy arrays or torch tensors, p first; importing this pack
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 from porism.divergences.bregman import (
     Potential,
     bernoulli_log_partition,
@@ -107,6 +104,7 @@ from porism.divergences.named_logits import (
 from porism.divergences.nearest_neighbours import knn_entropy, knn_kl, ksg_mutual_information
 from porism.divergences.renyi import renyi_cross_entropy, renyi_divergence, renyi_divergence_logits
 from porism.divergences.variational import donsker_varadhan, donsker_varadhan_moving_average, nguyen_wainwright_jordan
+from porism.lazy import lazily
 
 # These need torch and are imported when they are first used.
 _LAZY = {
@@ -207,8 +205,4 @@ __all__ = [
     "tv_distance_logits",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+__getattr__, __dir__ = lazily(__name__, _LAZY)

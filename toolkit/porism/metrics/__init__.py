@@ -5,8 +5,7 @@ Every name is loaded when it is first used: importing this package imports neith
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porism.lazy import lazily
 
 _NAMES = {
     "brier": ("BrierDecomposition", "brier_decomposition", "brier_score"),
@@ -65,11 +64,4 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_HOME]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazily(__name__, _HOME)
