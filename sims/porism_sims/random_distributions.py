@@ -30,7 +30,7 @@ def distribution(rng: np.random.Generator, *, size: int, spread: float, zeros: f
     Examples
     --------
     >>> distribution(np.random.default_rng(0), size=3, spread=1.0).round(3)
-    array([0.265, 0.205, 0.53 ])
+    array([0.29 , 0.224, 0.486])
     """
     return _weights(rng, spread * rng.standard_normal(size), zeros)
 
