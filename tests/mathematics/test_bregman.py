@@ -266,3 +266,10 @@ def test_bad_input_is_named() -> None:
     ]:
         with pytest.raises(ParameterError, match=message):
             call()
+
+
+def test_a_potential_takes_no_second_gradient() -> None:
+    from porism.divergences import bregman_divergence, squared_euclidean
+
+    with pytest.raises(ParameterError, match="gradient is for a function of yours; squared_euclidean has its own"):
+        bregman_divergence(squared_euclidean, [1.0], [0.0], gradient=lambda y: 2 * y)

@@ -14,7 +14,7 @@ import numpy as np
 from annotated_types import Interval
 
 from porism import Paper, Table, always, figure, validated
-from porism.divergences import kl_divergence, pearson_chi2, renyi_divergence, squared_hellinger
+from porism.divergences import k1, k2, k3, kl_divergence, pearson_chi2, renyi_divergence, squared_hellinger
 from porism_sims.random_distributions import channel
 from porism_theory.mathematics._engine import Distance, Size, Spread, Zeros, draw, equal, ordered
 
@@ -33,6 +33,7 @@ PAPER = Paper(
 Rng = np.random.Generator
 Near = Annotated[float, Interval(ge=1e-3, le=4)]
 Order = Annotated[float, Interval(gt=0, le=20)]
+ESTIMATORS = {"k2": k2, "k3": k3}
 
 
 @always("E_p g - log E_q exp(g) <= KL, with equality at g = log p / q", where="Donsker-Varadhan",
@@ -91,6 +92,27 @@ def tensorisation(rng: Rng, *, size: Size = 3, distance: Near = 1.0, order: Orde
     sums = [(d(*pair), d(p, q) + d(r, s)) for d in (kl_divergence, functools.partial(renyi_divergence, order=order))]
     products = [(1 - h(*pair), (1 - h(p, q)) * (1 - h(r, s))), (1 + chi2(*pair), (1 + chi2(p, q)) * (1 + chi2(r, s)))]
     return min(equal(left, right) for left, right in sums + products)
+
+
+@always("From samples of p, k1 and k3 estimate KL without bias, and k3 is never negative; as losses k2 descends KL and "
+        "k3 reverse KL", where="k1, k2, k3", control={"second": "k2"})  # fmt: skip
+def log_ratio_estimators(rng: Rng, *, size: Size = 4, distance: Near = 1.0,
+                         second: Literal["k2", "k3"] = "k3") -> float:  # fmt: skip
+    """Exact expectations. Through the logits of p, E grad k1 = 0; the control takes k2 for an unbiased estimate."""
+    p, q = draw(rng, size, 1.0, distance)
+    ratio = np.log(p / q)
+    values, kl, reverse = ESTIMATORS[second](ratio), kl_divergence(p, q), kl_divergence(q, p)
+    score = np.eye(size) - p  # row k: the gradient of log p_k in the logits
+    k2_slope, k3_slope = (p * ratio) @ score, (p * -np.expm1(-ratio)) @ score
+    tilt = np.exp(1e-5 * np.outer([1, -1], rng.standard_normal(size)))
+    moved = p * tilt / (tilt @ p)[:, None]
+    along = np.log(tilt[0]) / 1e-5
+    slopes = [(d[0] - d[1]) / 2e-5 for d in (kl_divergence(moved, q), kl_divergence(np.stack([q, q]), moved))]
+    return min(
+        equal(p @ k1(ratio), kl), equal(p @ values, kl), ordered(0.0, values.min()), equal(p @ score, 0.0),
+        equal(k2_slope @ along, slopes[0], tolerance=1e-5 * (1 + kl)),
+        equal(k3_slope @ along, slopes[1], tolerance=1e-5 * (1 + reverse)),
+    )  # fmt: skip
 
 
 @always("R_a grows with its order a, from -log q(p > 0) at 0 to log max p / q at infinity", where="Theorem 3",

@@ -111,7 +111,8 @@ def bregman_divergence(
     Raises
     ------
     ParameterError
-        For points outside the domain, shapes that do not fit, or no gradient for numpy arrays.
+        For points outside the domain, shapes that do not fit, no gradient for numpy arrays, or one beside a
+        :class:`Potential`.
 
     Notes
     -----
@@ -130,6 +131,8 @@ def bregman_divergence(
     check_axis(-1, x=x, y=y)
     check_finite(x=x, y=y)
     if isinstance(potential, Potential):
+        if gradient is not None:
+            raise ParameterError(f"gradient is for a function of yours; {potential.name} has its own")
         for name, value in {"x": x, "y": y}.items():
             if not bool(potential.domain(value).all()):
                 raise ParameterError(f"{name} must be {potential.rule} for {potential.name}")
