@@ -45,7 +45,7 @@ def points(rng: Rng, name: str, count: int, size: int, spread: float) -> np.ndar
 
     Examples
     --------
-    >>> points(np.random.default_rng(0), "burg_entropy", 2, 3, 1.0).min() > 0
+    >>> bool(points(np.random.default_rng(0), "burg_entropy", 2, 3, 1.0).min() > 0)
     True
     """
     normal = spread * rng.standard_normal((count, size))
