@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from porism.kernels._relaxation import Relaxation, relaxed
+from porism.kernels.memory import keep_freed_memory
 
 CHECK_EVERY = 10  # iterations between two looks at the errors, which cost as much as half an iteration
 _BLOCK = 1 << 17  # entries of K that are formed at a time, so that its float64 exponents stay in cache
@@ -116,6 +117,7 @@ def solve(
     >>> bool(solved.converged)
     True
     """
+    keep_freed_memory()
     if accelerate:  # below the rounding errors nothing is left to gain
         tolerance = max(tolerance, 8 * torch.finfo(problem.cost.dtype).eps)
     with torch.no_grad():

@@ -19,13 +19,13 @@ import array_api_compat.torch as xp
 import torch
 
 from porism.errors import ParameterError
+from porism.kernels.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from porism.divergences.generators import Generator
 
 # Bytes of one buffer of a chunk for each thread: about ten are alive at a time and should stay in cache.
 CHUNK_BYTES = 1 << 19
-LARGEST_BLOCK = 31 << 20
 INFINITY = math.inf
 
 
@@ -86,7 +86,7 @@ def sweep(
     rows = max(1, min(rows, values.numel()))
     by_triton = p_logits.is_cuda and dtype == torch.float32 and _has_device_form(generator)
     if not p_logits.is_cuda:
-        _keep_freed_memory()
+        keep_freed_memory()
     work = None if by_triton else torch.empty((4, rows, p_logits.shape[-1]), dtype=dtype, device=p_logits.device)
     for x, y, value, *targets in _matrices([*sides, values, *gradients]):
         assert x is not None and y is not None and value is not None
@@ -100,15 +100,6 @@ def sweep(
             some = [None if target is None else target[part] for target in targets]
             _chunk(generator, names, inverse_temperature, x[part], y[part], value[part], some, work)
     return Swept(values.squeeze(-1), *gradients)
-
-
-def _keep_freed_memory() -> None:
-    """Free a block that is never touched, so that temporaries of a chunk are not returned to the system each time.
-
-    glibc returns memory beyond twice the largest block of up to 32 MB that was ever mapped and freed; where that is
-    less than a chunk's temporaries, every one of them is paged in anew, which takes longer than the arithmetic.
-    """
-    torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
 
 
 def _has_device_form(generator: Generator) -> bool:
