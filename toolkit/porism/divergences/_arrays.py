@@ -47,7 +47,7 @@ def excess_over_log(xp: Namespace, x: Array, y: Array) -> Array:
 
 
 def log_sum_exp(xp: Namespace, x: Array, axis: int) -> Array:
-    """``log(sum(exp(x)))`` along ``axis``; where all entries are ``-inf`` so is the value, and the gradient is zero.
+    """``log(sum(exp(x)))`` along ``axis``: ``inf`` if one entry is, ``-inf`` if all are, with gradient zero there.
 
     Examples
     --------
@@ -55,14 +55,10 @@ def log_sum_exp(xp: Namespace, x: Array, axis: int) -> Array:
     >>> round(float(log_sum_exp(np, np.array([1000.0, 1000.0]), axis=-1)), 6)
     1000.693147
     """
-    return xp.squeeze(_log_sum_exp(xp, x, axis), axis=axis)
-
-
-def _log_sum_exp(xp: Namespace, x: Array, axis: int) -> Array:
     top = xp.max(x, axis=axis, keepdims=True)
     # The shift is a constant to the gradient, which the quotient of sums restores.
-    shift = xp.where(abs(top) < float("inf"), top, 0)
-    shift = shift.detach() if hasattr(shift, "detach") else shift
-    total = xp.sum(xp.exp(x - shift), axis=axis, keepdims=True)
-    some = total > 0
-    return shift + xp.where(some, xp.log(xp.where(some, total, 1)), -float("inf"))
+    top = top.detach() if hasattr(top, "detach") else top
+    finite = abs(top) < float("inf")
+    shift = xp.where(finite, top, xp.zeros_like(top))
+    total = xp.log(xp.sum(xp.exp(xp.where(finite, x - shift, xp.zeros_like(x))), axis=axis, keepdims=True))
+    return xp.squeeze(xp.where(finite, total + shift, top), axis=axis)

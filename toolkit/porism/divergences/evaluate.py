@@ -37,10 +37,15 @@ def divergence(generator: Generator, p: Array, q: Array, *, axis: int, weights: 
     weights = along(xp, weights, p, axis)
     with quiet():
         p, q = probabilities(xp, axis=axis, weights=weights, normalize=normalize, p=p, q=q)
-        term = terms(generator, p, q, xp)
-        if weights is not None:
-            term = xp.where(weights > 0, weights * xp.where(weights > 0, term, 0 * weights), 0 * weights)
-        return xp.sum(term, axis=axis)
+        return total(generator, p, q, xp, axis=axis, weights=weights)
+
+
+def total(generator: Generator, p: Array, q: Array, xp: Namespace, *, axis: int, weights: Array | None = None) -> Array:
+    """The weighted sum of the terms of distributions that were checked before."""
+    term = terms(generator, p, q, xp)
+    if weights is not None:
+        term = xp.where(weights > 0, weights * xp.where(weights > 0, term, 0 * weights), 0 * weights)
+    return xp.sum(term, axis=axis)
 
 
 def along(xp: Namespace, weights: Array | None, p: Array, axis: int) -> Array | None:

@@ -6,6 +6,7 @@ import math
 
 from porism.arrays import Array, Namespace, check_axis, floating, probabilities
 from porism.divergences import evaluate
+from porism.divergences._arrays import log_sum_exp
 from porism.divergences.generators import generator
 from porism.divergences.parts import log_q_exp, q_log
 from porism.errors import ParameterError
@@ -59,7 +60,7 @@ def renyi_divergence(
     with evaluate.quiet():
         p, q = probabilities(xp, axis=axis, weights=weights, normalize=normalize, p=p, q=q)
         if _NO_ORDER <= order < math.inf:
-            amari = generator("alpha", alpha=order).divergence(p, q, axis=axis, weights=weights, normalize=normalize)
+            amari = evaluate.total(generator("alpha", alpha=order), p, q, xp, axis=axis, weights=weights)
         else:
             amari = None
         zero, one = xp.zeros_like(p * q), xp.ones_like(p * q)
@@ -166,14 +167,14 @@ def renyi_cross_entropy(
         log_mass = xp.where(mass > 0, xp.log(xp.where(mass > 0, mass, one)), zero - math.inf)
         exponent = xp.where(mass > 0, log_mass + gap * xp.where(inside, log_q, one), zero - math.inf)
         exponent = xp.where((mass > 0) & (q == 0), zero - gap * math.inf, exponent)
-        far = -logsumexp(xp, exponent, axis) / gap
+        far = -log_sum_exp(xp, exponent, axis) / gap
         return xp.where(abs(gap * evaluate.detached(far)) < _NEAR_ONE, near, far)
 
 
 def _renyi(xp: Namespace, log_p: Array, log_q: Array, log_w: Array, order: float, amari: Array, axis: int) -> Array:
     least = log_w * 0 - math.inf
     if order < _NO_ORDER:
-        return -logsumexp(xp, xp.where(log_p > -math.inf, log_q + log_w, least), axis)
+        return -log_sum_exp(xp, xp.where(log_p > -math.inf, log_q + log_w, least), axis)
     support = (log_p > -math.inf) & (log_w > -math.inf)
     shared = support & (log_q > -math.inf)
     zero = xp.zeros_like(least)
@@ -186,19 +187,10 @@ def _renyi(xp: Namespace, log_p: Array, log_q: Array, log_w: Array, order: float
         return amari
     beyond = zero + math.inf if order > 1 else zero - math.inf
     exponent = xp.where(shared, b + order * (a - b) + xp.where(shared, log_w, zero), xp.where(support, beyond, least))
-    far = logsumexp(xp, exponent, axis) / gap
+    far = log_sum_exp(xp, exponent, axis) / gap
     small = abs(gap * evaluate.detached(far)) < _NEAR_ONE
     near = log_q_exp(order * xp.where(small, amari, 0 * amari), gap, xp)
     return xp.where(small, near, far)
-
-
-def logsumexp(xp: Namespace, x: Array, axis: int) -> Array:
-    """log sum exp(x), with ``inf`` if one is and ``-inf`` if all are, and no gradient there."""
-    top = evaluate.detached(xp.max(x, axis=axis, keepdims=True))
-    finite = abs(top) < math.inf
-    shifted = xp.where(finite, x - xp.where(finite, top, 0 * top), xp.zeros_like(x))
-    total = xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True)) + xp.where(finite, top, 0 * top)
-    return xp.squeeze(xp.where(finite, total, top), axis=axis)
 
 
 def _check_order(order: float) -> None:

@@ -10,6 +10,7 @@ import array_api_compat
 import numpy as np
 
 from porism.arrays import Array, Namespace, check_finite, floating, probabilities
+from porism.discrepancies.samples import distances
 from porism.errors import MissingExtraError, ParameterError
 from porism.transport.one_dimensional import check_order
 
@@ -149,11 +150,11 @@ def exact_wasserstein(
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ParameterError(f"x and y must have shapes (n, d) and (m, d), none of them zero; they are {shapes}")
     check_finite(x=x, y=y)
-    distances = euclidean(x, y)
-    scale = float(_numpy(distances).max())
+    gaps = distances(x, y)
+    scale = float(_numpy(gaps).max())
     if scale == 0:
-        return xp.sum(distances) * 0
-    value = exact_ot((distances / scale) ** p, x_weights=a, y_weights=b, normalize=normalize).value
+        return xp.sum(gaps) * 0
+    value = exact_ot((gaps / scale) ** p, x_weights=a, y_weights=b, normalize=normalize).value
     moved = value > 0
     root = scale * xp.where(moved, value, xp.ones_like(value)) ** (1 / p)
     return xp.where(moved, root, xp.zeros_like(root))
@@ -233,17 +234,6 @@ def gromov_wasserstein(
     plan = min(found, key=lambda candidate: _distortion(np, inner, outer, candidate))
     coupling = _like(xp, plan, a_matrix)
     return GromovWasserstein(_distortion(xp, a_matrix, b_matrix, coupling), coupling)
-
-
-def euclidean(x: Array, y: Array) -> Array:
-    """Distances between the rows of x and y, shape (n, m), exact where points nearly agree."""
-    if array_api_compat.is_torch_array(x):
-        import torch
-
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    from scipy.spatial.distance import cdist
-
-    return cdist(x, y).astype(x.dtype)
 
 
 def _distortion(xp: Namespace, inner: Array, outer: Array, plan: Array) -> Array:
