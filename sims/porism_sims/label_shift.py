@@ -272,11 +272,6 @@ def gain_of_keeping(rng: np.random.Generator, **settings: Any) -> Array:
     return simulate(same, **settings, sampling="down")["error"] - simulate(rng, **settings)["error"]
 
 
-def mean_and_bar(values: Array) -> tuple[float, float]:
-    """Mean over repetitions and twice its standard error."""
-    return float(values.mean()), 2 * float(values.std(ddof=1) / np.sqrt(values.size))
-
-
 def _intercept(summary: Summary, ridge: float, intercept: Intercept) -> float:
     n0, n1 = summary.counts
     if intercept == "none":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from porism.divergences import js_divergence_logits, kl_divergence_logits, tv_distance
+from porism.drawing import columns
 from porism.errors import ParameterError
 from porism.figures import Table
 from porism.metrics import accuracy
@@ -202,24 +203,6 @@ def best_agreement(
     return max(shares)
 
 
-def columns(names: Sequence[str], rows: Iterable[tuple[float | str, ...]]) -> Table:
-    """Turn the rows of a tidy table into its columns.
-
-    Examples
-    --------
-    >>> columns(("x", "y"), [(1, 0.5), (2, 0.25)])
-    {'x': array([1, 2]), 'y': array([0.5 , 0.25])}
-    """
-    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-
-
-def plot_by(axes: Axes, table: Table, x: str, y: str, by: str, style: str = "-", label: str = "{}") -> None:
-    """Draw ``y`` over ``x``, one labelled line for each value of ``by`` in order of appearance."""
-    for value in dict.fromkeys(table[by].tolist()):
-        chosen = table[by] == value
-        axes.plot(table[x][chosen], table[y][chosen], style, label=label.format(value))
-
-
 class Score(NamedTuple):
     """Accuracies of one student, in [0, 1]."""
 
@@ -333,7 +316,7 @@ def accuracy_table(rng: np.random.Generator, objectives: Mapping[str, Objective]
         for replicate, child in enumerate(rng.spawn(replicates))
         for arm, score in distil_digits(child, objectives).items()
     )
-    return columns(("replicate", "arm", "accuracy"), rows)
+    return columns("replicate arm accuracy", list(rows))
 
 
 def draw_paired(table: Table, left: Axes, right: Axes) -> None:

@@ -26,6 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from porism import Paired, Paper, Table, always, figure, paired, proved, typically, validated
+from porism.drawing import columns, plot_by
 from porism.errors import ParameterError
 from porism_plugins.distill import _engine as engine
 
@@ -199,13 +200,13 @@ def overlap(rng: np.random.Generator, *, points: Annotated[int, Interval(ge=5, l
             shared = torch.minimum(student.softmax(-1), teacher.softmax(-1)).sum(-1).median()
             pull = engine.gradient(loss, student, teacher).norm(dim=-1).median()
             rows.append((name, shared.item(), loss(student, teacher).item(), pull.item()))
-    return engine.columns(("loss", "overlap", "value", "pull"), rows)
+    return columns("loss overlap value pull", rows)
 
 
 @overlap.draw
 def _(table, left, right):
     for axes, y, label in ((left, "value", "loss"), (right, "pull", "gradient norm at the logits")):
-        engine.plot_by(axes, table, "overlap", y, "loss")
+        plot_by(axes, table, "overlap", y, "loss")
         axes.set(xscale="log", yscale="log", xlabel="overlap of student and teacher, 1 - TV", ylabel=label)
     right.legend()
 
@@ -220,8 +221,7 @@ digits_accuracy.draw(engine.draw_paired)
 
 
 @figure("Left: the loss above the exact assignment cost; at convergence it is below epsilon log B, and before that it "
-        "can be negative. Right: the plan's largest row error.",
-        where="Method, Sinkhorn distance")  # fmt: skip
+        "can be negative. Right: the plan's largest row error.", where="Method, Sinkhorn distance")  # fmt: skip
 def bias_and_convergence(rng: np.random.Generator, *, samples: Size = 24, spread: Gap = 8.0) -> Table:
     pair, rows = engine.random_logits(rng, samples=samples, classes=10, spread=spread), []
     for iterations in (1, 3, 10, 20, 100, 1000):
@@ -230,13 +230,13 @@ def bias_and_convergence(rng: np.random.Generator, *, samples: Size = 24, spread
             cost = loss.cost(*pair)[0]
             excess = loss(*pair) - cost[linear_sum_assignment(cost)].mean()
             rows.append((iterations, epsilon, excess.item(), (loss.plan(cost).sum(1) - 1).abs().max().item()))
-    return engine.columns(("iterations", "epsilon", "excess", "error"), rows)
+    return columns("iterations epsilon excess error", rows)
 
 
 @bias_and_convergence.draw
 def _(table, left, right):
     for axes, y, label in ((left, "excess", "loss - exact assignment cost"), (right, "error", "largest row error")):
-        engine.plot_by(axes, table, "epsilon", y, "iterations")
+        plot_by(axes, table, "epsilon", y, "iterations")
         axes.set(xscale="log", xlabel="epsilon", ylabel=label)
     right.set(yscale="log", ylim=(1e-8, 20))
     left.legend(title="iterations", loc="lower right")

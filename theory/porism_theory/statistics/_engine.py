@@ -336,35 +336,3 @@ def _effective_ridge_of_any_covariance(variances: Array, degrees: int, ridge: fl
         return float(kappa - ridge - kappa * np.sum(variances / (variances + kappa)) / degrees)
 
     return float(brentq(gap, max(ridge, 1e-14 * largest), upper, xtol=1e-15, rtol=1e-14))
-
-
-def columns(names: str, rows: list[tuple[Any, ...]]) -> dict[str, NDArray[Any]]:
-    """A tidy table from rows, one name a column.
-
-    Examples
-    --------
-    >>> columns("x y", [(1, 2.0), (3, 4.0)])["y"]
-    array([2., 4.])
-    """
-    return dict(zip(names.split(), map(np.array, zip(*rows, strict=True)), strict=True))
-
-
-def draw_limits(ax: Any, table: Any, x: str, *, by: str) -> None:
-    """For each value of column ``by``: ``limit`` against ``x`` as a line, ``simulated`` and its ``bar`` as dots.
-
-    Rows whose ``simulated`` is not a number have no dot; every other group's line is dashed, lest it hide another.
-    """
-    for number, group in enumerate(dict.fromkeys(table[by])):
-        rows = table[by] == group
-        line = {"color": f"C{number}", "linestyle": "--" if number % 2 else "-"}
-        ax.plot(table[x][rows], table["limit"][rows], label=group, **line)
-        dots = rows & ~np.isnan(table["simulated"])
-        ax.errorbar(table[x][dots], table["simulated"][dots], table["bar"][dots], fmt="o", color=line["color"])
-
-
-def log_axes(ax: Any, **ticks: tuple[float, ...]) -> None:
-    """Make the axes ``x`` and ``y`` logarithmic, with the given ticks written out."""
-    for name, places in ticks.items():
-        getattr(ax, f"set_{name}scale")("log")
-        getattr(ax, f"set_{name}ticks")(places, labels=[f"{place:g}" for place in places])
-        getattr(ax, f"set_{name}ticks")([], minor=True)

@@ -18,7 +18,8 @@ from annotated_types import Interval
 from hypothesis import assume
 
 from porism import Paired, Paper, Table, always, figure, paired, proved, typically
-from porism_sims.label_shift import gain_of_keeping, mean_and_bar, mean_error, simulate
+from porism.drawing import columns, draw_limits, log_axes, mean_and_bar
+from porism_sims.label_shift import gain_of_keeping, mean_error, simulate
 from porism_theory.statistics import _engine as theory
 
 PAPER = Paper(
@@ -183,13 +184,13 @@ def error_curve(rng: Rng, *, ratio: Annotated[int, Interval(ge=1, le=10)] = 3, r
             limit = np.mean(theory.predict(**sizes, signal=9.0))
             seen = simulate(rng, **sizes, repetitions=repetitions)["error"] if dot else MISSING
             rows.append((matrix, 300 / ((1 + ratio) * minority - 2), limit, *mean_and_bar(seen)))
-    return theory.columns("matrix gamma limit simulated bar", rows)
+    return columns("matrix gamma limit simulated bar", rows)
 
 
 @error_curve.draw
 def _(table: Table, ax: Any) -> None:
-    theory.draw_limits(ax, table, "gamma", by="matrix")
-    theory.log_axes(ax, x=(0.2, 0.5, 1, 2, 5))
+    draw_limits(ax, table, "gamma", by="matrix")
+    log_axes(ax, x=(0.2, 0.5, 1, 2, 5))
     ax.set(xlabel="features per sample, $p/n$", ylabel="error on balanced classes", ylim=(0, 0.52))
     ax.legend()
 
@@ -206,7 +207,7 @@ def phase_diagram(rng: Rng, *, signal: Signal = 9.0, repetitions: Repetitions = 
                 gain = gain_of_keeping(rng, **sizes, **rule) if (i % 12, j % 10) == (6, 5) else MISSING
                 mean, bar = mean_and_bar(gain)
                 rows.append((ridge, ratio, load, theory.advantage(load, ratio, signal, ridge=ridge), 2 * mean / bar))
-    return theory.columns("ridge ratio load advantage simulated", rows)
+    return columns("ridge ratio load advantage simulated", rows)
 
 
 @phase_diagram.draw
@@ -218,7 +219,7 @@ def _(table: Table, left: Any, middle: Any, right: Any) -> None:
         ax.plot((1 + y) / 2, y, color="0.2", linestyle=":")
         for marker, rows in (("^", seen > 2), ("v", seen < -2), ("x", np.abs(seen) <= 2)):
             ax.plot(load[rows], ratio[rows], marker, color="k", markersize=4)
-        theory.log_axes(ax, x=(0.5, 1, 2, 5, 10), y=(2, 5, 10))
+        log_axes(ax, x=(0.5, 1, 2, 5, 10), y=(2, 5, 10))
         ax.set(xlabel="load $p / 2 n_1$", title=f"ridge {ridge:g}" if ridge else "pseudo-inverse")
     left.set(ylabel="imbalance $n_0 / n_1$")
 
@@ -235,15 +236,15 @@ def class_errors(rng: Rng, *, ridge: Ridge = 0.5, signal: Signal = 9.0, repetiti
             for name, limit in zip(("majority", "minority"), theory.predict(**sizes, **rule), strict=True):
                 seen = mean_and_bar(errors.get(f"{name}_error", MISSING))
                 rows.append((intercept, name, sizes["majority"] / 50, limit, *seen))
-    return theory.columns("intercept group ratio limit simulated bar", rows)
+    return columns("intercept group ratio limit simulated bar", rows)
 
 
 @class_errors.draw
 def _(table: Table, left: Any, middle: Any, right: Any) -> None:
     for ax, intercept in zip((left, middle, right), ("none", "debiased", "prior"), strict=True):
         part = {name: column[table["intercept"] == intercept] for name, column in table.items()}
-        theory.draw_limits(ax, part, "ratio", by="group")
-        theory.log_axes(ax, x=(1, 2, 5, 10))
+        draw_limits(ax, part, "ratio", by="group")
+        log_axes(ax, x=(1, 2, 5, 10))
         ax.set(xlabel="imbalance $n_0 / n_1$", title=f"intercept: {intercept}", ylim=(0, 0.6))
     left.set_ylabel("error of the class")
     left.legend()

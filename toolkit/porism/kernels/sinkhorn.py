@@ -26,7 +26,7 @@ from porism.kernels._relaxation import Relaxation, relaxed
 from porism.kernels.memory import keep_freed_memory
 
 CHECK_EVERY = 10  # iterations between two looks at the errors, which cost as much as half an iteration
-_BLOCK = 1 << 17  # entries of K that are formed at a time, so that its float64 exponents stay in cache
+_BLOCK = 1 << 18  # entries of K that are formed at a time: few enough for the cache, enough to pay for the calls
 _TRANSPOSED = 1 << 18  # problems with fewer entries keep K transposed too: row-vector products are 10x faster
 _COMPACT = 0.5  # converged problems are dropped when fewer than this share is left
 _FIRST_STAGE, _STAGE_FACTOR, _STAGE_ITERATIONS = 0.01, 4.0, 5  # in units of the largest cost; next epsilon by factor
