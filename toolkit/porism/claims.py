@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
+from annotated_types import Interval
 
 from porism.errors import ParameterError
-from porism.parameters import Parameter, Value, bind, parameters_of
+from porism.parameters import Parameter, Value, bind, parameters_of, widened
 from porism.source import normalise
 
 Rung = Literal["proved", "always", "typically"]
@@ -104,6 +105,8 @@ class Claim:
         Seconds that one replicate or case may take before it counts as failed.
     scale
         The size of the experiment in words, printed beside every verdict.
+    beyond
+        By parameter, how far ``porism explore --beyond`` may leave its range, to see where the claim really stops.
     """
 
     rung: Rung
@@ -115,6 +118,7 @@ class Claim:
     cap: int = 64
     time_limit: float = 60.0
     scale: str = ""
+    beyond: Mapping[str, Interval] | None = None
 
     def __post_init__(self) -> None:
         fewest = FEWEST_TO_SETTLE if self.rung == "typically" else 1
@@ -151,11 +155,25 @@ class Claim:
             raise ParameterError(
                 f"claim {self.name}: a parameter cannot be named {name!r}, which is a flag of porism's"
             )
+        self._check_beyond(found)
         arguments = inspect.signature(self.function).parameters.values()
         loose = [a.name for a in arguments if a.kind is not a.KEYWORD_ONLY][self.rung != "proved" :]
         if loose:
             raise ParameterError(f"claim {self.name}: {', '.join(loose)} must be keyword-only, after `*`")
         return found
+
+    def _check_beyond(self, parameters: Mapping[str, Parameter]) -> None:
+        if len(self.beyond or {}) > 2:
+            raise ParameterError(f"claim {self.name}: beyond must name one or two parameters")
+        for name, interval in (self.beyond or {}).items():
+            inside = parameters.get(name)
+            if inside is None or inside.type not in (int, float) or inside.choices:
+                raise ParameterError(f"claim {self.name}: beyond must name parameters with a range, got {name!r}")
+            outside = widened(inside, interval)
+            if not (
+                outside.low <= inside.low and inside.high <= outside.high and outside.high < math.inf > -outside.low
+            ):
+                raise ParameterError(f"claim {self.name}: beyond must widen the range of {name}, to finite bounds")
 
     def arm(self, which: Literal["main", "control"]) -> dict[str, Value]:
         """The parameters of one arm: the defaults, with the control's changes if asked for."""
@@ -218,6 +236,7 @@ def typically(
     scale: str = "",
     cap: int = 64,
     time_limit: float = 60.0,
+    beyond: Mapping[str, Interval] | None = None,
 ) -> Callable[[Callable[..., Any]], Claim]:
     """Claim that the median random replicate has an effect above ``at_least``.
 
@@ -233,7 +252,7 @@ def typically(
     >>> larger.name, larger.arm("control")
     ('larger', {'shift': 'off'})
     """
-    return lambda function: Claim("typically", text, where, function, at_least, control, cap, time_limit, scale)
+    return lambda function: Claim("typically", text, where, function, at_least, control, cap, time_limit, scale, beyond)
 
 
 def always(
@@ -245,13 +264,15 @@ def always(
     scale: str = "",
     cap: int = 100,
     time_limit: float = 10.0,
+    beyond: Mapping[str, Interval] | None = None,
 ) -> Callable[[Callable[..., Any]], Claim]:
     """Claim that every point of the ranges has a margin above ``at_least``.
 
     The function takes ``(rng, *, ...)`` and returns a float. ``cap`` cases are searched, steered towards
     small margins. A control (a wrong sign, a wrong factor) must be refuted within the same number of cases.
+    ``beyond={"step_ratio": Interval(gt=0, le=12)}`` lets ``porism explore --beyond`` leave that parameter's range.
     """
-    return lambda function: Claim("always", text, where, function, at_least, control, cap, time_limit, scale)
+    return lambda function: Claim("always", text, where, function, at_least, control, cap, time_limit, scale, beyond)
 
 
 def proved(

@@ -10,9 +10,9 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import joblib
 
@@ -22,6 +22,9 @@ from porism.sandbox import Sandbox
 
 Engine = Literal["serial", "loky", "dask", "ray"]
 ENGINES: tuple[Engine, ...] = ("serial", "loky", "dask", "ray")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _worker = threading.local()
 
@@ -86,21 +89,38 @@ def run_tasks(
         yield from parallel(joblib.delayed(perform)(task, folder, parent) for task in tasks)
 
 
+def mapped(function: Callable[[Item], Result], items: Sequence[Item], *, jobs: int = -1) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in any order, from processes here (from this one for ``jobs=1``)."""
+    engine: Engine = "serial" if jobs == 1 else "loky"
+    with _backend(engine, jobs), contextlib.ExitStack() as stack:
+        if engine == "serial":
+            stack.callback(_close_worker)
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+        yield from parallel(joblib.delayed(function)(item) for item in items)
+
+
+def worker_sandbox(key: str, code_hash: str) -> Sandbox:
+    """This worker's own sandbox, which lives as long as the worker and holds no older code of the paper."""
+    if not hasattr(_worker, "sandbox"):
+        _worker.sandbox = Sandbox()
+        _worker.code = {}
+    sandbox: Sandbox = _worker.sandbox
+    if _worker.code.setdefault(key, code_hash) != code_hash:
+        sandbox.kill()
+        _worker.code = {key: code_hash}
+    return sandbox
+
+
 def perform(task: Task, folder: Path, parent: int | None = None) -> list[Record]:
     """Carry out one task in this worker's sandbox and record what comes back.
 
     With ``parent`` given, a worker whose parent has died records nothing: somebody may be doing the work again.
     """
-    if not hasattr(_worker, "sandbox"):
-        _worker.sandbox = Sandbox()
-        _worker.code = {}
-    if _worker.code.setdefault(task.key, task.code_hash) != task.code_hash:
-        _worker.sandbox.kill()  # it has imported an older version of the paper
-        _worker.code = {task.key: task.code_hash}
+    sandbox = worker_sandbox(task.key, task.code_hash)
     if getattr(_worker, "folder", None) != folder:
         _worker.folder, _worker.shard = folder, ShardWriter(folder)
     records = []
-    for record in _records(task, _worker.sandbox):
+    for record in _records(task, sandbox):
         if parent is not None and os.getppid() != parent and os.getpid() != parent:
             raise SystemExit(1)
         _worker.shard.append(record)
@@ -159,7 +179,8 @@ def _end(task: Task, cases: int, counterexample: dict[str, Any] | None, note: st
 def _close_worker() -> None:
     if hasattr(_worker, "sandbox"):
         _worker.sandbox.close()
-        _worker.shard.close()
+        if hasattr(_worker, "shard"):
+            _worker.shard.close()
         _worker.__dict__.clear()
 
 

@@ -237,6 +237,18 @@ def bind(parameters: Mapping[str, Parameter], values: Mapping[str, Any]) -> dict
     return {name: p.validate(values[name]) if name in values else p.default for name, p in parameters.items()}
 
 
+def widened(parameter: Parameter, interval: at.Interval) -> Parameter:
+    """The same parameter with another range.
+
+    Examples
+    --------
+    >>> widened(Parameter("step", float, 0.1, low=0.0, high=4.0), at.Interval(ge=0, le=12)).range_text
+    'float in [0, 12]'
+    """
+    bounds = {"low": -math.inf, "high": math.inf, "low_open": False, "high_open": False} | _bounds(interval)
+    return dataclasses.replace(parameter, **bounds)
+
+
 def _whole(bound: float) -> str:
     """A bound as a person writes it: integers in full, others in a few digits."""
     return str(int(bound)) if math.isfinite(bound) and bound == int(bound) and abs(bound) < 1e15 else f"{bound:g}"

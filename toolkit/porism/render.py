@@ -79,17 +79,22 @@ def render(
     values = bind(figure.parameters, parameters or {})
     table_file = table_of(subject, figure, values, root)
     stem = f"{subject.loaded.paper.key}-{figure.name}"
-    canvas = draw(figure, read_table(table_file))
-    files = Rendered(folder / f"{stem}.svg", folder / f"{stem}.png", folder / f"{stem}.csv")
+    return write(draw(figure, read_table(table_file)), table_file, folder, stem)
+
+
+def write(canvas: Canvas, table_file: Path, folder: Path, stem: str) -> Rendered:
+    """Write a drawing and its table as ``STEM.{svg,png,csv}`` into ``folder``."""
     import matplotlib
 
+    files = Rendered(folder / f"{stem}.svg", folder / f"{stem}.png", folder / f"{stem}.csv")
     with matplotlib.rc_context(dict(STYLE)):
         with replacing(files.svg, "wb") as file:
             canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         with replacing(files.png, "wb") as file:
             canvas.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    with replacing(files.csv, "wb") as file:
-        file.write(table_file.read_bytes())
+    if table_file != files.csv:
+        with replacing(files.csv, "wb") as file:
+            file.write(table_file.read_bytes())
     return files
 
 

@@ -23,6 +23,9 @@ from porism.registry import LoadedPaper, distributions_of, load
 # Private anonymous memory that one child may take, in GiB.
 MEMORY_GIB = 8.0
 
+# The note of a case that a claim's own `assume` rules out.
+UNSATISFIED = "the case does not satisfy the claim's own assumptions"
+
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -111,7 +114,7 @@ def _evaluate(
     except UnsatisfiedAssumption:
         if task["do"] == "search":
             raise  # hypothesis draws another case
-        outcome = {"status": "error", "note": "the case does not satisfy the claim's own assumptions"}
+        outcome = {"status": "error", "note": UNSATISFIED}
     except Exception as error:
         outcome = {"status": "error", "note": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
     outcome |= {

@@ -123,8 +123,8 @@ def progress_bar() -> Iterator[Any]:
         def report(records: Sequence[Record], remaining: int) -> None:
             nonlocal done
             done += 1
-            last = records[-1]
-            bar.update(task, total=done + remaining, completed=done, description=f"{last.paper}.{last.claim}")
+            name = f"{records[-1].paper}.{records[-1].claim}" if records else ""
+            bar.update(task, total=done + remaining, completed=done, description=name)
 
         yield report
 
