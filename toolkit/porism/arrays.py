@@ -5,6 +5,7 @@ Importing this module imports numpy only; torch is touched when a tensor is pass
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -94,6 +95,92 @@ def check_axis(axis: int, **arrays: Array) -> None:
         np.broadcast_shapes(*shapes.values())
     except ValueError:
         raise ParameterError(f"{_listed(shapes)}: their shapes do not broadcast") from None
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """Return ``value`` as a float if it is one real number within the bounds.
+
+    Integers, numpy scalars and zero-dimensional arrays and tensors are numbers; booleans and strings are not. An
+    infinity passes where no bound excludes it, NaN never.
+
+    Raises
+    ------
+    ParameterError
+        Naming the argument and the rule.
+
+    Examples
+    --------
+    >>> check_number("bandwidth", 2, above=0)
+    2.0
+    >>> check_number("bandwidth", "2", above=0)
+    Traceback (most recent call last):
+    porism.errors.ParameterError: bandwidth must be a number above 0, got '2'
+    """
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    rule = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+    try:
+        if isinstance(value, (bool, np.bool_, str, bytes)) or getattr(value, "ndim", 0) != 0:
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ParameterError(f"{name} must be a number {rule}".rstrip() + f", got {value!r:.80}") from None
+    inside = (
+        (above is None or number > above)
+        and (at_least is None or number >= at_least)
+        and (below is None or number < below)
+        and (at_most is None or number <= at_most)
+    )
+    if number != number or not inside:
+        raise ParameterError(f"{name} must be a number {rule}".rstrip() + f", got {number:g}")
+    return number
+
+
+def check_count(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return ``value`` as an int if it is a whole number of at least ``low`` and at most ``high``.
+
+    Raises
+    ------
+    ParameterError
+        Naming the argument and the rule; booleans and floats are no counts.
+
+    Examples
+    --------
+    >>> check_count("k", 2.5, 1)
+    Traceback (most recent call last):
+    porism.errors.ParameterError: k must be a whole number of at least 1, got 2.5
+    """
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ParameterError(f"{name} must be a whole number of at least {low}, got {value!r:.80}") from None
+    if number < low:
+        raise ParameterError(f"{name} must be a whole number of at least {low}, got {number}")
+    if high is not None and number > high:
+        raise ParameterError(f"{name} must be at most {high}, got {number}")
+    return number
+
+
+def check_generator(rng: Any, name: str = "rng") -> np.random.Generator:
+    """Return ``rng`` if it is a numpy Generator.
+
+    Raises
+    ------
+    ParameterError
+        Saying how to make one, for seeds and legacy generators.
+    """
+    if not isinstance(rng, np.random.Generator):
+        raise ParameterError(f"{name} must be a numpy Generator such as np.random.default_rng(0), got {rng!r:.80}")
+    return rng
 
 
 def probabilities(

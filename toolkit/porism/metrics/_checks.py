@@ -63,15 +63,6 @@ def check_labels(xp: Namespace, labels: Array, classes: int, name: str = "labels
         raise ParameterError(f"{name} must be whole numbers from 0 to {classes - 1}")
 
 
-def check_count(name: str, value: int, low: int, high: int | None = None) -> int:
-    """Return ``value`` if it is a whole number of at least ``low`` and at most ``high``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ParameterError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    if high is not None and value > high:
-        raise ParameterError(f"{name} must be at most {high}, got {value}")
-    return int(value)
-
-
 def check_fraction(name: str, value: float) -> float:
     """Return ``value`` if it is strictly between 0 and 1."""
     if not 0 < value < 1:

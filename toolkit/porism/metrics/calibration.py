@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from porism.arrays import probabilities
+from porism.arrays import check_count, probabilities
 from porism.errors import ParameterError
 from porism.metrics._checks import (
     check_binary,
-    check_count,
     check_fraction,
     check_labels,
     check_same_length,

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from porism.arrays import check_count
 from porism.errors import ParameterError
-from porism.metrics._checks import check_count, check_labels, check_same_length, to_numpy
+from porism.metrics._checks import check_labels, check_same_length, to_numpy
 
 
 def agreement(a: Any, b: Any) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from porism.arrays import check_count
 from porism.errors import ParameterError
-from porism.metrics._checks import check_count
 
 Loss: TypeAlias = Callable[[], Tensor]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from porism.arrays import check_finite
+from porism.arrays import check_count, check_finite
 from porism.errors import ParameterError
-from porism.metrics._checks import check_count, check_fraction, to_numpy
+from porism.metrics._checks import check_fraction, to_numpy
 
 
 def two_nn(x: Any, *, discard: float = 0.1) -> float:

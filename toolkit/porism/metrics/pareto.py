@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from porism.arrays import check_finite
+from porism.arrays import check_count, check_finite
 from porism.errors import ParameterError
-from porism.metrics._checks import check_count, to_numpy
+from porism.metrics._checks import to_numpy
 
 
 def pareto_front(points: Any) -> np.ndarray:

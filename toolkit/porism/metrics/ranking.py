@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from porism.arrays import check_count
 from porism.errors import ParameterError
-from porism.metrics._checks import check_binary, check_count, paired_vectors, to_numpy
+from porism.metrics._checks import check_binary, paired_vectors, to_numpy
 
 
 def roc_auc(scores: Any, labels: Any) -> float:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from porism.arrays import check_finite
+from porism.arrays import check_count, check_finite
 from porism.errors import ParameterError
-from porism.metrics._checks import check_count, check_fraction, to_numpy
+from porism.metrics._checks import check_fraction, to_numpy
 
 Statistic = Callable[[np.ndarray, np.ndarray], Any]
 Kernel = Callable[[np.ndarray, np.ndarray], Any]
