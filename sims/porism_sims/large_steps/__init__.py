@@ -1,0 +1,1 @@
+"""Gradient descent with large steps: factorised models in two dimensions, and small networks."""

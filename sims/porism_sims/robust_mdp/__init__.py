@@ -1,0 +1,1 @@
+"""Robust Markov decision processes: uncertainty sets, exact planning, mirror descent, learning from samples."""

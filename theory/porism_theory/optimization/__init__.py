@@ -1,0 +1,1 @@
+"""Theory of optimisation dynamics."""

@@ -1,0 +1,1 @@
+"""Theory of planning and policy optimisation."""
