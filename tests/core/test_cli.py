@@ -69,6 +69,9 @@ def test_every_command_has_json(run: Run) -> None:
         (("check", "./folder"), "neither a paper's key nor a Python file"),
         (("explore", "TOY", "--jobs", "0"), "--jobs must be -1 or a positive number"),
         (("explore", "TOY.shift_helps"), "no `always` or `proved` claim"),
+        (("explore", "TOY", "--beyond"), "has no claim that declares `beyond`"),
+        (("explore", "TOY", "--beyond", "--cases", "9"), "--beyond takes --rays"),
+        (("explore", "TOY", "--rays", "9"), "--rays and --output are for --beyond"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(run: Run, toy: str, arguments: tuple[str, ...], message: str) -> None:
@@ -184,6 +187,20 @@ def test_explore_prints_a_command_that_reproduces_the_counterexample(run: Run, t
     assert code == 0
     assert "true here\tno" in out
     assert "effect\t0" in out
+
+
+def test_explore_beyond_prints_the_boundary_and_the_files(run: Run, toy: str, tmp_path: Path) -> None:
+    source = Path(toy).read_text()
+    Path(toy).write_text(
+        source.replace('where="Sec. 3")', 'where="Sec. 3", beyond={"number": Interval(ge=-9, le=200)})')
+    )
+    code, out, _ = run("explore", f"{toy}.below_fifty", "--beyond", "--rays", "1", "-o", str(tmp_path / "drawn"))
+    assert code == 0
+    assert "below_fifty: the theorem ends at number = 0; it holds to -9 on all 1 rays" in out
+    assert "the theorem ends at number = 100; it breaks from 50" in out
+    assert all((tmp_path / "drawn" / f"toy-below_fifty-beyond.{kind}").exists() for kind in ("svg", "png", "csv"))
+    code, out, _ = run("explore", f"{toy}.below_fifty", "--beyond", "--rays", "1", "--json")
+    assert [row["breaks"] for row in json.loads(out)] == [[None], [50.0]]
 
 
 def test_run_demo_and_flags(run: Run, toy: str) -> None:

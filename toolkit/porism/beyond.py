@@ -8,6 +8,7 @@ defaults on the first ray and are drawn from their ranges on the others.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -131,10 +132,11 @@ def explore_beyond(
     if not claims:
         raise PorismError(f"{subject.loaded.paper.key!r} has no claim that declares `beyond`")
     lines = {claim.name: list(_lines(subject, claim, rays, root)) for claim in claims}
-    todo = [line for group in lines.values() for line in group if not line.path.exists()]
-    for done, _ in enumerate(mapped(_follow, todo, jobs=jobs), 1):
+    folder = home() / "tables" / subject.loaded.paper.key / "beyond"
+    todo = [line for group in lines.values() for line in group if not (folder / line.file).exists()]
+    for done, _ in enumerate(mapped(functools.partial(_follow, folder), todo, jobs=jobs), 1):
         progress([], len(todo) - done)
-    return [_collect(claim, lines[claim.name]) for claim in claims]
+    return [_collect(claim, lines[claim.name], folder) for claim in claims]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,6 @@ class _Template:
     """What a worker must know of a claim: names and numbers, never live objects."""
 
     key: str
-    paper: str
     code_hash: str
     claim: str
     claim_hash: str
@@ -166,11 +167,10 @@ class _Line:
     y: float = math.nan
 
     @property
-    def path(self) -> Path:
-        """Its table, named by all that it depends on."""
+    def file(self) -> str:
+        """Its table's name, made of all that it depends on."""
         content = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-        return home() / "tables" / self.claim.paper / "beyond" / f"{self.claim.claim}-{digest}.csv"
+        return f"{self.claim.claim}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.csv"
 
 
 def _lines(subject: Subject, claim: Claim, rays: int, root: int) -> Iterator[_Line]:
@@ -178,7 +178,6 @@ def _lines(subject: Subject, claim: Claim, rays: int, root: int) -> Iterator[_Li
     paper, names = subject.loaded.paper.key, list(claim.beyond or {})
     template = _Template(
         subject.key,
-        paper,
         subject.code_hash,
         claim.name,
         claim.hash,
@@ -261,7 +260,7 @@ def _typed(parameter: Parameter, value: float) -> Value:
     return round(value) if parameter.type is int else float(value)
 
 
-def _follow(line: _Line) -> None:
+def _follow(folder: Path, line: _Line) -> None:
     """Look at a line's points, bisect if it is a ray, and write its table."""
     margins: dict[float, float] = {}
 
@@ -277,7 +276,7 @@ def _follow(line: _Line) -> None:
             breaks = x if before is None else _bisect(margin, before, x, whole=line.whole)
         before = x
     rows = [(line.parameter, line.side, line.ray, x, line.y, margins[x], breaks) for x in sorted(margins)]
-    write_table(line.path, columns("parameter side ray x y margin breaks", rows))
+    write_table(folder / line.file, columns("parameter side ray x y margin breaks", rows))
 
 
 def _bisect(margin: Callable[[float], float], holds: float, fails: float, *, whole: bool) -> float:
@@ -311,8 +310,8 @@ def _margin(claim: _Template, parameters: Mapping[str, Value]) -> float:
     return float(np.median(margins) if claim.rung == "typically" else min(margins))
 
 
-def _collect(claim: Claim, lines: Sequence[_Line]) -> Mapped:
-    tables = [read_table(line.path) for line in lines]
+def _collect(claim: Claim, lines: Sequence[_Line], folder: Path) -> Mapped:
+    tables = [read_table(folder / line.file) for line in lines]
     table = {name: np.concatenate([t[name].astype(object) for t in tables]) for name in tables[0]}
     for name in table:
         table[name] = table[name].astype(str if name in ("parameter", "side") else float)
