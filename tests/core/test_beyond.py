@@ -117,3 +117,15 @@ def test_a_bad_declaration_names_the_claim(tmp_path: Path, beyond: str, message:
 def test_a_paper_without_such_claims_says_so(tmp_path: Path) -> None:
     with pytest.raises(PorismError, match="has no claim that declares `beyond`"):
         explore_beyond(subject_of(tmp_path, CONTRACTS.replace(', beyond={"step": Interval(gt=0, le=5)}', "")))
+
+
+def test_the_report_shows_what_was_explored(tmp_path: Path) -> None:
+    from porism.report import build_report
+
+    subject = subject_of(tmp_path, CONTRACTS)
+    page = build_report(tmp_path / "before", [subject.key]).parent / "papers" / "made.html"
+    assert "Beyond the theorem" not in page.read_text()
+    explore_beyond(subject, jobs=1)
+    page = build_report(tmp_path / "after", [subject.key]).parent / "papers" / "made.html"
+    assert "Beyond the theorem: Descent contracts below 2 / L. The theorem ends at step = 2" in page.read_text()
+    assert (tmp_path / "after" / "figures" / "made-contracts-beyond.svg").exists()

@@ -139,6 +139,15 @@ def explore_beyond(
     return [_collect(claim, lines[claim.name], folder) for claim in claims]
 
 
+def explored_beyond(subject: Subject, *, rays: int = 8, root: int = ROOT) -> list[Mapped]:
+    """What earlier runs of :func:`explore_beyond` with these options found, of the claims that they finished."""
+    folder = home() / "tables" / subject.loaded.paper.key / "beyond"
+    claims = [claim for claim in subject.loaded.claims.values() if claim.beyond]
+    lines = {claim.name: list(_lines(subject, claim, rays, root)) for claim in claims}
+    finished = [claim for claim in claims if all((folder / line.file).exists() for line in lines[claim.name])]
+    return [_collect(claim, lines[claim.name], folder) for claim in finished]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Template:
     """What a worker must know of a claim: names and numbers, never live objects."""

@@ -18,26 +18,29 @@ from porism.tables import write_table
 
 
 def render_beyond(key: str, found: Mapped, folder: Path) -> Rendered:
-    """Write ``KEY-CLAIM-beyond.{svg,png,csv}`` into ``folder``.
+    """Write ``KEY-CLAIM-beyond.{svg,png,csv}`` into ``folder``."""
+    stem = f"{key}-{found.claim.name}-beyond"
+    csv = folder / f"{stem}.csv"
+    write_table(csv, found.table)
+    return write(draw(figure_of(found), found.table), csv, folder, stem)
 
-    One panel for each parameter: thin lines are margins along rays (the dark one with all others at their defaults),
-    triangles where a ray first fails, the shade is the theorem's range. With two parameters a map beside them: blue
-    where the claim holds, orange where it fails, in the frame the theorem's ranges.
+
+def figure_of(found: Mapped) -> Figure:
+    """One panel for each parameter: thin lines are margins along rays (the dark one with all others at their defaults),
+    triangles where a ray first fails, the shade is the theorem's range.
+
+    With two parameters a map beside them: blue where the claim holds, orange where it fails, in the frame the theorem's
+    ranges.
     """
     claim = found.claim
-    names = list(claim.beyond or {})
-    caption = f"Where the claim stops: {claim.text}"
+    boundaries = "; ".join(boundary.sentence for boundary in found.boundaries)
     # the number of axes is read off the function's signature
     panels: dict[int, Callable[..., None]] = {
         1: lambda table, left: _draw(found, table, left),
         2: lambda table, left, middle, right: _draw(found, table, left, middle, right),
     }
-    figure = Figure(caption, claim.where, claim.function, panels[len(names)])
-    stem = f"{key}-{claim.name}-beyond"
-    csv = folder / f"{stem}.csv"
-    write_table(csv, found.table)
-    canvas = draw(figure, found.table)
-    return write(canvas, csv, folder, stem)
+    caption = f"Beyond the theorem: {claim.text}. {boundaries[0].upper()}{boundaries[1:]}."
+    return Figure(caption, claim.where, claim.function, panels[len(claim.beyond or {})])
 
 
 def _draw(found: Mapped, table: Table, *axes: Any) -> None:

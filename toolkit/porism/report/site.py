@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from joblib import cpu_count
 
 from porism import __version__
+from porism.beyond import explored_beyond
+from porism.beyond_figure import figure_of, render_beyond
 from porism.check import Subject
 from porism.errors import PorismError
 from porism.figures import Figure
 from porism.home import replacing
 from porism.kinds import KINDS
 from porism.ledger import FDR
-from porism.parameters import Parameter, parameters_of
+from porism.parameters import Parameter, bind, parameters_of
 from porism.registry import method
-from porism.render import render
+from porism.render import Rendered, render, table_of
 from porism.report import intervals, prose
 from porism.report.rows import RUNGS, STATUSES, Overview, PaperPage, papers_to_show
 
@@ -70,7 +75,8 @@ def write_site(folder: Path, keys: Sequence[str] | None, progress: Callable[[str
     progress("loading papers")
     pages, broken = papers_to_show(keys)
     ledger = Overview.of([row for page in pages for row in page.rows])
-    cards = [card for page in pages for card in _figures(page, folder, progress)]
+    with _tables_of(pages) as tables:
+        cards = [card for page in pages for card in _figures(page, tables, folder / "figures", progress)]
     progress(f"writing {len(pages) + 1} pages")
     templates = _templates(ledger)
     page_template = templates.get_template("paper.html")
@@ -99,26 +105,52 @@ def method_of(subject: Subject) -> Method | None:
     return Method(f"import porism\n\n{code}" if lone_file else code, summary, parameters)
 
 
-def _figures(page: PaperPage, folder: Path, progress: Callable[[str], None]) -> list[FigureCard]:
-    if page.subject is None:
-        return []
-    cards = []
-    for figure in page.subject.loaded.figures.values():
+@contextlib.contextmanager
+def _tables_of(pages: Sequence[PaperPage]) -> Iterator[dict[tuple[str, str], Future[Path]]]:
+    """The tables of all figures by paper and name, computed ahead of their drawing in as many processes as cores."""
+    pool = ThreadPoolExecutor(cpu_count())  # each thread waits for a process of its own
+    try:
+        yield {
+            (page.paper.key, figure.name): pool.submit(table_of, page.subject, figure, bind(figure.parameters, {}))
+            for page in pages
+            if page.subject
+            for figure in page.subject.loaded.figures.values()
+        }
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _figures(
+    page: PaperPage, tables: Mapping[tuple[str, str], Future[Path]], folder: Path, progress: Callable[[str], None]
+) -> Iterator[FigureCard]:
+    subject = page.subject
+    if subject is None:
+        return
+    for figure in subject.loaded.figures.values():
         progress(f"{page.paper.key}: figure {figure.name}")
-        try:
-            drawn = render(page.subject, figure, folder / "figures")
-        except PorismError as error:
-            if isinstance(error.__cause__, OSError):  # the report's folder, not the figure
-                raise
-            cards.append(FigureCard(page, figure, problem=str(error)))
-            continue
-        except Exception as error:  # a draw function may raise anything; the other figures are still drawn
-            cards.append(FigureCard(page, figure, problem=f"{type(error).__name__}: {error}"))
-            continue
-        svg, png, csv = (f"figures/{path.name}" for path in (drawn.svg, drawn.png, drawn.csv))
-        shown = svg if drawn.svg.stat().st_size <= _LIGHT else png
-        cards.append(FigureCard(page, figure, svg, png, csv, shown, *_size(drawn.svg)))
-    return cards
+        table = tables[page.paper.key, figure.name]
+        yield _card(page, figure, functools.partial(_drawn, subject, figure, table, folder))
+    for found in explored_beyond(subject):
+        yield _card(page, figure_of(found), functools.partial(render_beyond, page.paper.key, found, folder))
+
+
+def _drawn(subject: Subject, figure: Figure, table: Future[Path], folder: Path) -> Rendered:
+    table.result()  # raises what went wrong, which is not tried again
+    return render(subject, figure, folder)
+
+
+def _card(page: PaperPage, figure: Figure, draw: Callable[[], Rendered]) -> FigureCard:
+    try:
+        drawn = draw()
+    except PorismError as error:
+        if isinstance(error.__cause__, OSError):  # the report's folder, not the figure
+            raise
+        return FigureCard(page, figure, problem=str(error))
+    except Exception as error:  # a draw function may raise anything; the other figures are still drawn
+        return FigureCard(page, figure, problem=f"{type(error).__name__}: {error}")
+    svg, png, csv = (f"figures/{path.name}" for path in (drawn.svg, drawn.png, drawn.csv))
+    shown = svg if drawn.svg.stat().st_size <= _LIGHT else png
+    return FigureCard(page, figure, svg, png, csv, shown, *_size(drawn.svg))
 
 
 def _size(svg: Path) -> tuple[int, int]:
