@@ -135,8 +135,15 @@ def test_beta_divergence_is_continuous_where_its_formula_is_not_and_accurate_nea
             assert np.allclose(b.beta_divergence(x, y, beta=beta + step), here, rtol=1e-7)
     for beta in (-1.0, 0.0, 0.3, 1.0, 1.7):
         near = b.beta_divergence([3.0], [3.0 * (1 + 1e-6)], beta=beta)
-        assert near == pytest.approx(3.0**beta * 0.5e-12, rel=1e-4)
+        assert near == pytest.approx(3.0**beta * 0.5e-12, rel=1e-4, abs=0)
         assert b.beta_divergence([3.0], [3.0], beta=beta) == 0
+
+
+@pytest.mark.parametrize("beta", [-1.0, 0.0, 0.3, 1.7])
+def test_beta_divergence_of_neighbours_keeps_its_digits(beta: float) -> None:
+    """It is x^beta e^2 / 2 for y = (1 + e) x; the logarithms of x and y apart lose 1e-16 / e^2 of it."""
+    near = b.beta_divergence([3.0], [3.0 * (1 + 1e-7)], beta=beta)
+    assert near == pytest.approx(3.0**beta * 0.5e-14, rel=1e-6, abs=0)
 
 
 def test_zeros_and_extreme_values() -> None:
@@ -192,7 +199,7 @@ def test_cauchy_schwarz_is_its_definition_and_the_half_is_half() -> None:
     assert np.allclose(cauchy_schwarz_divergence(7 * p, q, normalize=True), direct, atol=1e-13)
     assert (cauchy_schwarz_divergence(p, p) == 0).all()
     near = cauchy_schwarz_divergence([0.5 + 1e-9, 0.5 - 1e-9], [0.5, 0.5])
-    assert near == pytest.approx(4e-18, rel=1e-6)
+    assert near == pytest.approx(4e-18, rel=1e-6, abs=0)
     x = np.linspace(-12, 12, 4001)
     grid = cauchy_schwarz_divergence(
         stats.norm.pdf(x, 1), stats.norm.pdf(x, 0, 1.5), weights=np.full(4001, x[1] - x[0])

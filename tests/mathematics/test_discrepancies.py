@@ -159,6 +159,21 @@ def test_median_bandwidth_convention():
     assert median_bandwidth(long) == pytest.approx(0.6745, rel=0.05)
 
 
+def test_standard_error_of_a_critic_is_that_of_two_means():
+    x, y = clouds(11, 5, 6, 1)
+    found = holder_ipm_bound(x, y, 1.0, rng=np.random.default_rng(0), steps=3)
+    held = [found.critic(points).numpy() for points in (found.x_held_out, found.y_held_out)]
+    assert [len(values) for values in held] == [2, 3]
+    assert found.value == pytest.approx(held[0].mean() - held[1].mean(), abs=1e-12)
+    assert found.standard_error == pytest.approx(math.sqrt(sum(v.var(ddof=1) / len(v) for v in held)), rel=1e-12)
+
+
+def test_median_of_many_points_looks_at_both_samples():
+    """Pairs within a sample are at most 1 apart; those between, a little more than half of all, at least 99."""
+    x, y = np.linspace(0, 1, 2000), np.linspace(100, 101, 2000)
+    assert median_bandwidth(x, y) == pytest.approx(99 / math.sqrt(2), rel=0.02)
+
+
 @given(LINE, LINE)
 def test_energy_distance_identities(x, y):
     scale = 1 + abs(np.r_[x, y]).max()
@@ -338,6 +353,8 @@ def test_cauchy_schwarz_conventions():
     assert cauchy_schwarz_squared([0.0], [1000.0], bandwidth=1.0) == 1e6
     left_out = cauchy_schwarz_squared([0.0, 500.0], [0.0], bandwidth=1.0, x_weights=[1.0, 0.0])
     assert left_out == pytest.approx(0, abs=1e-12)
+    # a point of no weight may be near where those that have some are far: exponents up to 1000^2 / 2
+    assert cauchy_schwarz_squared([0.0, 1000.0], [1000.0], bandwidth=1.0, x_weights=[1.0, 0.0]) == 1e6
     tensors = [torch.tensor(v[:4], requires_grad=True) for v in (x, y)]
     assert torch.autograd.gradcheck(lambda x, y: cauchy_schwarz_squared(x, y, bandwidth=1.0), tensors)
 

@@ -424,7 +424,7 @@ def test_renyi_of_products_adds_and_small_ones_keep_their_digits():
         assert float(whole) == pytest.approx(float(parts), rel=1e-10)
         near = q + 1e-8 * np.array([1, -1, 1, -1, 0])
         chi2 = ((near - q) ** 2 / q).sum()
-        assert float(d.renyi_divergence(near, q, order)) == pytest.approx(order / 2 * chi2, rel=1e-5)
+        assert float(d.renyi_divergence(near, q, order)) == pytest.approx(order / 2 * chi2, rel=1e-5, abs=0)
     far = np.array([1 - 1e-30, 1e-30]), np.array([1e-30, 1 - 1e-30])
     assert float(d.renyi_divergence(*far, 0.5)) == pytest.approx(-2 * math.log(2e-15), rel=1e-10)
 
@@ -451,6 +451,8 @@ def test_renyi_cross_entropy():
     shannon = -(p * np.log(q)).sum()
     assert float(d.renyi_cross_entropy(p, q, 1)) == pytest.approx(shannon, rel=1e-12)
     assert float(d.renyi_cross_entropy(p, q, 1 + 1e-9)) == pytest.approx(shannon, rel=1e-7)
+    # the logarithm of a sum that is one but for 1e-12 has lost all digits but four
+    assert float(d.renyi_cross_entropy(p, q, 1 + 1e-12)) == pytest.approx(shannon, rel=1e-9)
     for order in (0.0, 0.5, 2.0, 30.0):
         expected = math.log((p * q ** (order - 1)).sum()) / (1 - order)
         assert float(d.renyi_cross_entropy(p, q, order)) == pytest.approx(expected, rel=1e-11)
@@ -491,6 +493,31 @@ def test_the_short_path_equals_the_careful_one():
         assert float(d.reverse_kl_divergence(p, q)) == pytest.approx(
             float(generator.divergence(q, p)), rel=1e-11, abs=1e-300
         )
+
+
+def test_the_short_path_leaves_small_values_to_the_careful_one():
+    """Half the chi-square of 1e-7 steps is of order 1e-13, where a sum of x log(x/y) - x + y keeps three digits."""
+    q = simplex(31, 2, 6, concentration=5.0)
+    p = q + 1e-7 * np.array([1, -1, 1, -1, 1, -1])
+    chi2 = ((p - q) ** 2 / q).sum(-1)
+    np.testing.assert_allclose(d.kl_divergence(p, q), chi2 / 2, rtol=1e-5)
+    assert float(d.kl_divergence(p[0], q[0])) == pytest.approx(chi2[0] / 2, rel=1e-5, abs=0)
+    assert float(d.reverse_kl_divergence(p[0], q[0])) == pytest.approx(chi2[0] / 2, rel=1e-5, abs=0)
+
+
+def test_rows_of_either_side_that_are_no_distributions_are_refused_by_the_short_path_too():
+    p, q = simplex(33, 3, 4), simplex(34, 3, 4)
+    for pair, named in (((p, q * 1.1), "q must sum"), ((p * 1.1, q), "p must sum")):
+        for divergence in (d.kl_divergence, d.jeffreys_divergence):
+            with pytest.raises(ParameterError, match=named):
+                divergence(*pair)
+
+
+def test_the_series_serves_less_far_where_its_coefficients_grow():
+    """With c_k = 4^k the gap is measured in quarters: the radius is a quarter of that of constant coefficients."""
+    eps = 2.0**-52
+    assert evaluate.radius([1.0] * 4, eps) == pytest.approx(2.0**-13)
+    assert evaluate.radius([1.0, 4.0, 16.0, 64.0], eps) == pytest.approx(2.0**-15)
 
 
 def test_a_short_call_is_quick():

@@ -283,6 +283,49 @@ def test_volume_agrees_with_the_share_of_small_balls(manifold) -> None:
     assert share * manifold.volume / ball == pytest.approx(1, abs=0.06 if d < 3 else 0.15)
 
 
+def test_points_are_judged_relative_to_the_size_of_the_manifold() -> None:
+    """A point may be 1e-8 of the size away: rounding is 1e-16 of it."""
+    rng = np.random.default_rng(0)
+    for radius in (1e-9, 1.0, 1e9):
+        sphere = Sphere(2, radius)
+        x = sphere.sample(rng, 5)
+        assert sphere.tangent_basis(x).shape == (5, 3, 2)
+        with pytest.raises(ParameterError, match="must lie on the manifold"):
+            sphere.tangent_basis(x * (1 + 2e-8))
+    plane = LinearSubspace([[1.0], [2.0], [3.0]])
+    x = plane.project(1e9 * rng.normal(size=(5, 3)))
+    assert plane.tangent_basis(x).shape == (5, 3, 1)
+    frames = Stiefel(4, 4)  # of size sqrt(4): the limit is 2e-8
+    x = frames.sample(rng, 5)
+    with pytest.raises(ParameterError, match="must lie on the manifold"):
+        frames.tangent_basis(x + 3e-8 * frames.normal_basis(x)[..., 0])
+
+
+def test_velocities_are_judged_relative_to_their_length() -> None:
+    sphere, rng = Sphere(2), np.random.default_rng(1)
+    x = sphere.sample(rng, 5)
+    along = np.einsum("nDi,ni->nD", sphere.tangent_basis(x), rng.normal(size=(5, 2)))
+    for length in (1e-12, 1.0, 1e9):
+        assert sphere.exponential(x, length * along).shape == (5, 3)
+        with pytest.raises(ParameterError, match="v must be tangent"):
+            sphere.exponential(x, length * (along + x))
+
+
+def test_frames_at_the_ends_of_the_axes() -> None:
+    """The reflection that makes them has two mirrors; one of them vanishes at -e_1, the other at e_1."""
+    for direction in (*np.eye(3), *-np.eye(3), [-1.0, 1e-12, 0.0]):
+        x = Sphere(2).project(direction)
+        frame = np.concatenate([Sphere(2).tangent_basis(x), x[:, None]], axis=-1)
+        np.testing.assert_allclose(frame.T @ frame, np.eye(3), atol=1e-14)
+
+
+def test_a_density_may_attain_its_bound() -> None:
+    """And exceed it by a rounding."""
+    for value in (1.0, 1 + 1e-12):
+        x = Sphere(1).sample(np.random.default_rng(2), 50, lambda x, value=value: np.full(len(x), value), 1.0)
+        assert x.shape == (50, 2)
+
+
 def chi_square(counts: np.ndarray, shares: np.ndarray) -> float:
     expected = counts.sum() * shares
     return float(((counts - expected) ** 2 / expected).sum())

@@ -182,6 +182,15 @@ def test_largest_curvature_in_higher_codimension() -> None:
     np.testing.assert_allclose(found, tried, rtol=2e-3)
 
 
+def test_largest_curvature_starts_from_differences_of_directions_too() -> None:
+    """From the other starts the alternation ends at 5.47 of 6.18; a grid of directions as a judge."""
+    form = np.array([[[-2.0, -2.0, -4.0], [-3.0, -3.0, 3.0]], [[-3.0, -3.0, 3.0], [2.0, 0.0, 0.0]]])
+    angles = np.linspace(0, np.pi, 100_001)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    tried = np.linalg.norm(np.einsum("ijD,si,sj->sD", form, directions, directions), axis=-1).max()
+    assert largest_curvature(form) == pytest.approx(tried, rel=1e-8)
+
+
 # ---- volumes ----
 
 

@@ -83,6 +83,33 @@ def test_parametrised_says_where_it_cannot() -> None:
         chart.volume_element([1.0])
 
 
+def test_differences_at_an_edge_stay_in_the_box() -> None:
+    def arc(u):
+        inside = (u >= 0) & (u <= 2)
+        return np.where(inside, np.concatenate([np.cos(u), np.sin(u)], axis=-1), np.nan)
+
+    chart = Parametrised(arc, [(0.0, 2.0)])
+    ends = np.array([[0.0], [2.0]])
+    velocity = np.concatenate([-np.sin(ends), np.cos(ends)], axis=-1)
+    np.testing.assert_allclose(np.abs((chart.tangent_basis(arc(ends))[..., 0] * velocity).sum(-1)), 1, atol=1e-12)
+    np.testing.assert_allclose(chart.mean_curvature(arc(ends)), -arc(ends), atol=1e-7)
+
+
+def test_parameters_of_a_closed_axis_are_within_its_bounds() -> None:
+    circle = Parametrised(lambda u: np.concatenate([np.cos(u), np.sin(u)], -1), [(0.0, TURN)], periodic=[True])
+    angles = np.array([-1e-3, 1e-3, -1.0, 3.0])
+    found = circle.parameters(np.stack([np.cos(angles), np.sin(angles)], axis=-1))[:, 0]
+    np.testing.assert_allclose(found, angles % TURN, atol=1e-12)
+
+
+def test_newton_descends_where_the_distance_is_concave() -> None:
+    """From (2, 0) the squared distance to the unit circle is 5 - 4 cos: concave beyond 90 degrees, least at 0."""
+    circle = Parametrised(lambda u: np.concatenate([np.cos(u), np.sin(u)], -1), [(0.0, TURN)], periodic=[True])
+    starts = np.linspace(0.1, TURN - 0.1, 14)[:, None]  # none at the maximum, where the slope is zero
+    reached = circle._chart._descend(np.broadcast_to([2.0, 0.0], (14, 2)), starts, 60, newton=True)
+    np.testing.assert_allclose(np.cos(reached), 1, atol=1e-14)
+
+
 # ---- bad input ----
 
 

@@ -112,6 +112,20 @@ def test_debiased_calibration_error_with_constant_forecasts_is_that_of_kumar():
     assert ours == pytest.approx((0.9 - rate) ** 2 - rate * (1 - rate) / 6, abs=1e-12)
 
 
+def test_edges_of_equal_mass_bins_are_rounded_up():
+    """Rank ceil(n k / bins): of ten forecasts in three bins the edges are the 4th and the 7th."""
+    diagram = metrics.reliability_diagram((np.arange(10) + 0.5) / 10, np.ones(10), bins=3, scheme="mass")
+    assert diagram.count.tolist() == [4, 3, 3]
+
+
+def test_bins_of_one_forecast_are_left_out_of_the_debiased_error():
+    pair, alone = [0.1, 0.2], [0.9]
+    together = metrics.squared_calibration_error(pair + alone, [1, 0, 0], bins=2, scheme="width")
+    assert together == pytest.approx(metrics.squared_calibration_error(pair, [1, 0], bins=2, scheme="width"))
+    # of two forecasts the only pair: (0.1 - 1) (0.2 - 0)
+    assert together == pytest.approx(-0.18)
+
+
 def test_classwise_and_top_label():
     rng = np.random.default_rng(0)
     p, labels = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
@@ -155,6 +169,16 @@ def test_interval_scores():
     assert float(metrics.pinball_loss(y, low, level=0.3)) == pytest.approx(
         mean_pinball_loss(y, low, alpha=0.3), abs=1e-10
     )
+
+
+def test_intervals_are_closed_at_both_ends():
+    assert float(metrics.coverage([0.0, 1.0, 2.0], [0.0, 0.0, 2.0], [1.0, 1.0, 2.0])) == 1
+
+
+def test_corruption_error_weighs_corruptions_alike():
+    """1/2 of the baseline's error for the first, all of it for the second, however large these are."""
+    errors, baseline = [[0.1, 0.1], [0.8, 0.9]], [[0.2, 0.2], [0.8, 0.9]]
+    assert metrics.mean_corruption_error(errors, baseline) == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_interval_scores_have_gradients_and_accept_infinite_ends():

@@ -75,6 +75,26 @@ def test_spectral_density_has_the_moments_of_the_hessian(network):
         assert abs(weights @ nodes**power - moments.mean()) < 4 * variance**0.5
 
 
+def test_error_of_the_trace_is_that_of_a_mean_of_few():
+    """The form s' H s of H = [[0, 1], [1, 0]] is 2 for equal signs and -2 for others."""
+    w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    trace, error = metrics.hessian_trace(lambda: w[0] * w[1], [w], probes=3, rng=rng(1))
+    signs = [2.0 * draws.integers(0, 2, 2) - 1 for draws in [rng(1)] for _ in range(3)]
+    values = np.array([2 * s[0] * s[1] for s in signs])
+    assert len(set(values)) == 2
+    assert trace == pytest.approx(values.mean())
+    assert error == pytest.approx(values.std(ddof=1) / 3**0.5)
+
+
+def test_lanczos_keeps_its_vectors_orthogonal():
+    """Without a second orthogonalisation the largest of eigenvalues that spread over sixteen orders comes back."""
+    diagonal = torch.logspace(-16, 0, 60, dtype=torch.float64)
+    w = torch.zeros(60, dtype=torch.float64, requires_grad=True)
+    nodes, _ = metrics.spectral_density(lambda: (diagonal * w**2).sum() / 2, [w], steps=60, probes=1, rng=rng())
+    found = nodes[nodes > 1e-10]
+    assert found == pytest.approx(diagonal.numpy()[-len(found) :], rel=1e-4)
+
+
 def test_one_lanczos_probe_is_a_gauss_quadrature():
     """It is exact in its own vector for polynomials up to degree 2 steps - 1."""
     diagonal = torch.linspace(-1, 3, 40, dtype=torch.float64)
@@ -267,6 +287,30 @@ def test_dimension_of_known_manifolds(cloud, dimension):
     assert metrics.levina_bickel(cloud, neighbours=10) == pytest.approx(dimension, rel=0.12)
     assert metrics.correlation_dimension(cloud, shares=(0.0005, 0.005)) == pytest.approx(dimension, rel=0.15)
     assert np.median(metrics.local_pca_dimension(cloud, neighbours=15, variance=0.9)) == dimension
+
+
+def test_dimensions_are_their_formulas_on_few_points():
+    """Distances to the first and second neighbour from the matrix of all."""
+    cloud = rng(3).normal(size=(12, 2))
+    ordered = np.sort(np.linalg.norm(cloud[:, None] - cloud, axis=-1), axis=1)[:, 1:]
+    # F_i = i / n of the sorted ratios; discard = 0.25 keeps nine of twelve
+    ratios = np.sort(np.log(ordered[:, 1] / ordered[:, 0]))[:9]
+    tail = -np.log(1 - np.arange(1, 10) / 12)
+    assert metrics.two_nn(cloud, discard=0.25) == pytest.approx(tail @ ratios / (ratios @ ratios))
+    logs = np.log(ordered[:, [4]] / ordered[:, :4])  # j below k = 5
+    assert metrics.levina_bickel(cloud, neighbours=5) == pytest.approx(1 / logs.mean())
+
+
+def test_correlation_dimension_counts_all_pairs_at_a_radius():
+    """Of 0, 1, 2, 3 on a line three pairs are at 1 and five within 2: ties at a radius count whole."""
+    line = np.arange(4.0)[:, None]
+    assert metrics.correlation_dimension(line, shares=(0.2, 0.8)) == pytest.approx(math.log(5 / 3) / math.log(2))
+
+
+def test_local_dimension_counts_the_point_itself():
+    """The corner (0, 0) and its neighbours (1, 0) and (0, 1) span a plane; these two alone a line."""
+    corner = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [50.0, 50.0], [51.0, 50.0], [50.0, 51.0]]
+    assert metrics.local_pca_dimension(corner, neighbours=2, variance=0.9).tolist() == [2] * 6
 
 
 def test_dimension_is_invariant_under_motion_and_scale():

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 from porism import metrics
 from porism.discrepancies import energy_distance, mmd_squared
 from porism.errors import ParameterError
-from porism.metrics.two_sample import _p_values
+from porism.metrics.two_sample import _nearest_neighbours, _p_values
 
 SCORES = st.lists(
     st.tuples(st.sampled_from([-1e300, 0.0, 1e-300, 0.1, 0.5, 1.0]), st.integers(0, 1)), min_size=2, max_size=20
@@ -213,6 +213,27 @@ def test_c2st_is_fishers_test():
     truth = np.repeat([0, 1], [10, 12])
     table = [[np.sum((truth == a) & (seen["predicted"] == b)) for b in (1, 0)] for a in (1, 0)]
     assert test.p_value == pytest.approx(fisher_exact(table, alternative="greater").pvalue, abs=1e-10)
+
+
+def test_statistic_of_c2st_is_the_mean_of_both_accuracies_on_the_share_held_out():
+    """Of 8 and 40, a quarter is held out: 2 and 10. The classifier is right on all of x and half of y."""
+    sizes = []
+
+    def half_right(train, labels, test):
+        sizes.append((len(train), labels.sum(), len(test)))
+        return np.repeat([0, 1, 0], [2, 5, 5])
+
+    test = metrics.c2st(np.zeros(8), np.ones(40), classifier=half_right, held_out=0.25, rng=np.random.default_rng(0))
+    assert sizes == [(36, 30, 12)]
+    assert test.statistic == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_neighbours_vote_against_the_share_of_each_sample():
+    """A test point whose neighbours are half x, half y is of the smaller sample, here y."""
+    train = np.array([0.0, 1.0, *np.arange(100.0, 107.0)])[:, None]
+    labels = np.array([0, 1, 0, 0, 0, 0, 0, 0, 1])
+    # three neighbours of nine: at 0.4 these are 0, 1 and 100, of y one third, more than 2/9
+    assert _nearest_neighbours(train, labels, np.array([[0.4], [101.0]])).tolist() == [True, False]
 
 
 def test_tests_repeat_with_their_generator():

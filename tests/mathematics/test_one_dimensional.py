@@ -86,6 +86,24 @@ def test_coupling_has_the_margins_and_the_cost(x, y):
     assert cost == pytest.approx(float(wasserstein_1d(x, y)), abs=1e-9)
 
 
+def test_weighted_coupling_has_the_margins_of_unsorted_points():
+    rng = np.random.default_rng(7)
+    x, y, a, b = rng.normal(size=6), rng.normal(size=5), weights(rng, 6), weights(rng, 5)
+    plan = quantile_coupling(x, y, x_weights=a, y_weights=b)
+    np.testing.assert_allclose(np.bincount(plan.x_index, plan.mass, 6), a, atol=1e-12)
+    np.testing.assert_allclose(np.bincount(plan.y_index, plan.mass, 5), b, atol=1e-12)
+    assert plan.mass @ abs(x[plan.x_index] - y[plan.y_index]) == pytest.approx(
+        float(wasserstein_1d(x, y, x_weights=a, y_weights=b)), abs=1e-12
+    )
+
+
+def test_masses_below_rounding_do_not_count_as_the_longest_way():
+    """Partial sums of ten tenths are off by a rounding here and there; no mass moves."""
+    x = np.arange(10.0)
+    assert (np.cumsum(np.full(10, 0.1)) != np.arange(1, 11) / 10).any()
+    assert wasserstein_1d(x, x, math.inf, x_weights=np.full(10, 0.1)) == 0
+
+
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3])
 def test_gradients_in_points_and_weights(p):
     rng = np.random.default_rng(3)
@@ -146,6 +164,14 @@ def test_crps_is_its_definition(x, y):
         assert float(crps_sample(x, y, fair=True)) == pytest.approx(fair, abs=1e-12 * scale)
     doubled = crps_sample(np.repeat(x, 2), y, x_weights=np.full(2 * n, 0.5 / n))
     assert float(doubled) == pytest.approx(float(crps_sample(x, y)), abs=1e-12 * scale)
+
+
+def test_fair_crps_of_a_weighted_ensemble_is_its_definition():
+    """The mean of |X - X'| over pairs of different members: their masses sum to 1 - sum of squares."""
+    rng = np.random.default_rng(8)
+    x, a = rng.normal(size=7), weights(rng, 7)
+    pairs = a @ abs(x[:, None] - x) @ a / (1 - a @ a)
+    assert crps_sample(x, 0.4, x_weights=a, fair=True) == pytest.approx(a @ abs(x - 0.4) - pairs / 2, abs=1e-12)
 
 
 def test_crps_less_its_least_is_the_squared_area():

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from porism.errors import ParameterError
 from porism.kernels import sinkhorn as core
+from porism.kernels._relaxation import Relaxation
 from porism.transport import entropic_ot, sinkhorn, sinkhorn_divergence
+from porism.transport._sinkhorn_certificate import certify
 from porism.transport.costs import cost_matrix
 
 EXACT: dict[str, Any] = {"iterations": 50_000, "tolerance": 1e-14}
@@ -128,6 +130,135 @@ def test_textbook_iterations() -> None:
     assert ours.value == pytest.approx(a @ f + b @ g, abs=1e-12)
 
 
+# --- the engines and their parts -----------------------------------------------------------------------------------
+
+
+def dual_value(problem: core.Problem, epsilon: float, f: Tensor, g: Tensor) -> Tensor:
+    """The certified lower bound at these potentials."""
+    return certify(problem, epsilon, f, g).lower
+
+
+@pytest.mark.parametrize("rho", [(math.inf, math.inf), (100.0, 400.0), (200.0, math.inf)])
+@pytest.mark.parametrize("factor", [None, 1.5])
+def test_both_engines_take_the_same_steps_and_measure_the_same_errors(rho: Any, factor: float | None) -> None:
+    """Relaxed or not, also after a shift, and after the scalings were absorbed."""
+    x, y, a, b = (torch.from_numpy(v)[None] for v in points(6, 8))
+    # costs from 90 to 190 epsilon: the first scalings leave the soft limit of 70, never the hard one of 300
+    cost = cost_matrix(x, y)
+    cost = 90 + cost * (100 / float(cost.max()))
+    problem, zero = core.Problem(cost, a, b, rho), torch.zeros_like
+    relaxation = None if factor is None else torch.full((1, 1, 1), factor, dtype=torch.float64)
+    engines = [engine(problem, 1.0, zero(a), zero(b)) for engine in (core._LogDomain, core._Scaling)]
+    for number, shift in enumerate((None, None, torch.tensor([[0.3]], dtype=torch.float64), None)):
+        for engine in engines:
+            engine.shift(shift)
+        slow, fast = (engine.run(2, relaxation) for engine in engines)
+        assert number > 0 or torch.equal(engines[1].absorbed_f, engines[1].f)
+        assert float(fast) == pytest.approx(float(slow), rel=1e-9)
+        for name in ("f", "g", "exact_g"):
+            torch.testing.assert_close(getattr(engines[1], name), getattr(engines[0], name), rtol=0, atol=1e-10)
+
+
+def test_a_block_whose_scalings_leave_the_safe_range_is_repeated_in_the_log_domain() -> None:
+    """K_01 underflows in float32, but the scalings would multiply it by exp(120): it must not count as zero."""
+    cost = torch.tensor([[[60.0, 110.0], [0.0, 60.0]]])
+    half = torch.full((1, 2), 0.5, dtype=torch.float64)
+    engines = [
+        engine(core.Problem(cost, half, half), 1.0, torch.zeros_like(half), torch.zeros_like(half))
+        for engine in (core._LogDomain, core._Scaling)
+    ]
+    slow, fast = (engine.run(3, None) for engine in engines)
+    assert float(fast) == pytest.approx(float(slow), abs=1e-6)
+    torch.testing.assert_close(engines[1].f, engines[0].f, rtol=0, atol=1e-4)
+
+
+def test_matrices_in_pieces_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that fill the cache only in part, and products without the transposed copy."""
+    x, y, a, b = (torch.from_numpy(np.stack([v, v + 0.0])) for v in points(7, 5))
+    problem = core.Problem(cost_matrix(x, y), a, b)
+    whole = core.solve(problem, 0.5, iterations=30, tolerance=0.0)
+    monkeypatch.setattr(core, "_BLOCK", 20)  # pieces of four rows: seven are one and a rest
+    monkeypatch.setattr(core, "_TRANSPOSED", 0)
+    parts = core.solve(problem, 0.5, iterations=30, tolerance=0.0)
+    torch.testing.assert_close(parts.f, whole.f, rtol=0, atol=1e-12)
+    torch.testing.assert_close(parts.g, whole.g, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rho", [(0.5, 2.0), (0.5, math.inf), (math.inf, 2.0)])
+def test_the_shift_of_penalised_potentials_is_the_best_one(rho: tuple[float, float]) -> None:
+    x, y, a, b = (torch.from_numpy(v)[None] for v in points(6, 8))
+    problem = core.Problem(cost_matrix(x, y), a, 3 * b, rho)
+    f, g = torch.linspace(0, 1, 6, dtype=torch.float64)[None], torch.linspace(1, -1, 8, dtype=torch.float64)[None]
+    best = core._best_shift(problem, f, g)
+    assert best is not None
+    values = [float(dual_value(problem, 0.5, f + best + by, g - best - by)) for by in (-1e-2, 0.0, 1e-2)]
+    assert values[1] > max(values[0], values[2])
+    # at a maximum what differs between both sides is of third order in the step of 1e-2, what they share of second
+    assert abs(values[0] - values[2]) < (2 * values[1] - values[0] - values[2]) / 10
+    assert core._best_shift(core.Problem(problem.cost, a, b), f, g) is None
+
+
+def test_first_stages_fall_to_epsilon_and_count_as_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[tuple[float, int]] = []
+
+    class Recorded(core._Scaling):
+        def run(self, count: int, relaxation: Tensor | None) -> Tensor:
+            stages.append((self.epsilon, count))
+            return super().run(count, relaxation)
+
+    monkeypatch.setattr(core, "_Scaling", Recorded)
+    x, y, a, b = (torch.from_numpy(v)[None] for v in points(8, 6))
+    cost = cost_matrix(x, y)
+    epsilon = float(cost.max()) * 1e-4  # the first stage is at 0.01 of the largest cost: 4^3 <= 100 < 4^4
+    solved = core.solve(core.Problem(cost, a, b), epsilon, iterations=100, tolerance=0.0)
+    assert [stage for stage, _ in stages[:4]] == pytest.approx([64 * epsilon, 16 * epsilon, 4 * epsilon, epsilon])
+    assert sum(count for _, count in stages) == int(solved.iterations)
+
+
+def test_textbook_iterations_of_a_sample_with_itself() -> None:
+    """From f = 0: f <- (f + T f) / 2."""
+    x, _, _, _ = points(5)
+    cost, f = ot.dist(x, x), np.zeros(5)
+    for count in (1, 2, 3):
+        f = (f - 0.5 * np.log(np.exp((f - cost) / 0.5).mean(1))) / 2
+        ours = sinkhorn_divergence(x, x, epsilon=0.5, iterations=count, tolerance=0, accelerate=False)
+        np.testing.assert_allclose(ours.self_x.f, f, atol=1e-12)
+
+
+def test_without_acceleration_a_tolerance_below_rounding_is_kept() -> None:
+    """With it, a tolerance is at least eight roundings of the dtype: there is nothing left to gain."""
+    x, y, _, _ = (v.astype(np.float32) for v in points())
+    rounding = 8 * float(np.finfo(np.float32).eps)
+    fine, coarse = (
+        sinkhorn(ot_dist(x, y), epsilon=0.3, iterations=1000, tolerance=tolerance, accelerate=False)
+        for tolerance in (rounding / 8, rounding)
+    )
+    assert fine.converged and fine.iterations > coarse.iterations
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2, 1.4])
+def test_relaxation_reads_the_best_factor_off_the_rate_of_any(factor: float) -> None:
+    """Young: at a factor w below the best one, the root s of the rate solves s^2 - w mu s + w - 1 = 0."""
+    mu = math.sqrt(0.9)
+    root = (factor * mu + math.sqrt(factor**2 * mu**2 - 4 * (factor - 1))) / 2
+    relaxation = Relaxation(1, torch.empty(1, dtype=torch.float64))
+    relaxation.factor.fill_(factor)
+    relaxation.error.fill_(1.0)
+    found = relaxation.update(torch.tensor([root**20], dtype=torch.float64), 10)
+    assert float(found) == pytest.approx(2 / (1 + math.sqrt(1 - mu**2)), rel=1e-9)
+
+
+def test_relaxation_gives_up_where_the_error_grows() -> None:
+    relaxation = Relaxation(1, torch.empty(1, dtype=torch.float64))
+    for error in (1.0, 0.5):
+        relaxation.update(torch.tensor([error], dtype=torch.float64), 10)
+    bound = float(relaxation.bound)
+    for error in (100.0, math.inf):
+        assert float(relaxation.update(torch.tensor([error], dtype=torch.float64), 10)) == 1
+        assert float(relaxation.bound) == pytest.approx((1 + bound) / 2)
+        bound = float(relaxation.bound)
+
+
 # --- small epsilon, extreme numbers --------------------------------------------------------------------------------
 
 
@@ -207,6 +338,63 @@ def test_forbidden_pairs() -> None:
 
 
 # --- certificates and properties -----------------------------------------------------------------------------------
+
+
+def test_the_upper_bound_is_that_of_the_plan_made_feasible() -> None:
+    """Of mass t P' + (1 - t) R, by convexity: t F(P' / t) + (1 - t) F(R), with F the primal value."""
+    x, y, _, b = points(6, 8)
+    a, cost = np.full(6, 1 / 6), ot.dist(x, y)
+    ours = sinkhorn(cost, a, b, epsilon=0.3, iterations=2, tolerance=0, accelerate=False)
+    plan = ours.plan()
+    plan = plan * np.minimum(1, a / plan.sum(1))[:, None]
+    plan = plan / max(1, (plan.sum(0) / b).max())
+    missing_a, missing_b, mass = a - plan.sum(1), b - plan.sum(0), plan.sum()
+    assert 1 - mass > 1e-3  # far from feasible, so that the second part matters
+    rest = np.outer(missing_a, missing_b) / (1 - mass) ** 2
+    bound = mass * primal(plan / mass, cost, a, b, 0.3) + (1 - mass) * primal(rest, cost, a, b, 0.3)
+    assert ours.value + ours.gap == pytest.approx(bound, abs=1e-12)
+
+
+@pytest.mark.parametrize("rho", [0.3, (1.0, 4.0), (math.inf, 0.5)])
+def test_marginal_error_of_penalised_marginals_is_the_distance_to_their_optimality(rho: Any) -> None:
+    x, y, a, b = points()
+    ends = core_rho(rho)
+    for iterations in (3, 20_000):
+        ours = sinkhorn(ot.dist(x, y), a, b, epsilon=0.5, unbalanced=rho, iterations=iterations, tolerance=1e-14)
+        rows, columns = ours.plan().sum(1), ours.plan().sum(0)
+        expected = abs(rows - a * np.exp(-ours.f / ends[0])).sum() + abs(columns - b * np.exp(-ours.g / ends[1])).sum()
+        assert ours.marginal_error == pytest.approx(expected, abs=1e-12)
+    assert ours.marginal_error < 1e-12
+
+
+def test_bounds_of_the_divergence_are_made_of_the_gaps_of_its_parts() -> None:
+    """S >= value - (gaps of both samples with themselves) / 2, and S <= value + gap of the cross term."""
+    x, y, a, b = points(6, 8)
+    exact = sinkhorn_divergence(x, y, a=a, b=b, epsilon=0.1, iterations=2000, tolerance=1e-10).value
+    for iterations in (1, 3):
+        ours = sinkhorn_divergence(x, y, a=a, b=b, epsilon=0.1, iterations=iterations, tolerance=0, accelerate=False)
+        assert ours.self_x.gap > 1e-7  # far above the tolerance of what follows
+        assert ours.lower == pytest.approx(ours.value - (ours.self_x.gap + ours.self_y.gap) / 2, abs=1e-12)
+        assert ours.upper == pytest.approx(ours.value + ours.cross.gap, abs=1e-12)
+        assert ours.lower - 1e-12 <= exact <= ours.upper + 1e-12
+
+
+def test_weights_whose_sum_is_one_but_for_rounding_are_normalised() -> None:
+    x, y, a, b = points()
+    options: dict[str, Any] = {"epsilon": 0.5, **EXACT}
+    want = entropic_ot(x, y, a=a, b=b, **options)
+    ours = entropic_ot(x, y, a=a * (1 + 5e-7), b=b * (1 - 5e-7), **options)
+    assert ours.converged and ours.value == pytest.approx(want.value, abs=1e-12)
+
+
+def test_squared_distances_keep_their_digits_far_from_the_origin() -> None:
+    """Their error is some float32 roundings (6e-8) of the squared diameter, wherever the points lie."""
+    x, y, _, _ = points(20, 30, 3)
+    far_x, far_y = (torch.from_numpy(v + 1000).float()[None] for v in (x, y))
+    for other in (far_y, None):
+        exact = ot_dist(far_x.double().numpy(), (far_x if other is None else other).double().numpy())
+        assert abs(cost_matrix(far_x, other).numpy() - exact).max() < 1e-5 * exact.max()
+    assert bool((cost_matrix(far_x).diagonal(dim1=1, dim2=2) == 0).all())
 
 
 @given(
@@ -400,6 +588,20 @@ def test_gradient_in_the_cost_is_the_plan_and_both_ways_agree() -> None:
         assert torch.allclose(first, second + constant, atol=1e-8)
 
 
+@pytest.mark.parametrize("rho", [None, 0.7])
+def test_unrolled_batches_run_until_the_last_problem_has_converged(rho: Any) -> None:
+    """A wide and a narrow problem in one batch, and the terms of a sample with itself."""
+    x, y, _, _ = (torch.from_numpy(v) for v in points(5, 6))
+    batch_x = torch.stack([0.1 * x, x]).requires_grad_()
+    options: dict[str, Any] = {"epsilon": 0.5, "unbalanced": rho, "iterations": 3000, "tolerance": 1e-12}
+    unrolled, implicit = (
+        sinkhorn_divergence(batch_x, torch.stack([0.1 * y, y]), gradient=gradient, **options)  # type: ignore[arg-type]
+        for gradient in ("unroll", "implicit")
+    )
+    assert bool((unrolled.cross.marginal_error < 1e-11).all())
+    torch.testing.assert_close(unrolled.value, implicit.value, rtol=0, atol=1e-9)
+
+
 def test_gradients_are_finite_at_ties_and_zero_at_the_minimum() -> None:
     x = torch.from_numpy(points(6, 6)[0])
     x[1] = x[0]
@@ -441,6 +643,8 @@ BAD: list[tuple[str, Callable[[], Any]]] = [
     ("cost", lambda: sinkhorn(np.ones(3), epsilon=1)),
     ("cost", lambda: sinkhorn(np.ones((0, 3)), epsilon=1)),
     ("cost", lambda: sinkhorn(np.array([[math.inf, math.inf], [0.0, 1.0]]), epsilon=1)),
+    ("pair of row 0", lambda: sinkhorn(np.array([[0, math.inf], [0, 0]]), None, np.array([0.0, 1.0]), epsilon=1)),
+    ("pair of column 0", lambda: sinkhorn(np.array([[0, 0], [math.inf, 0]]), np.array([0.0, 1.0]), epsilon=1)),
     ("cost", lambda: sinkhorn(np.ones((2, 2)) * 1j, epsilon=1)),
     ("a must not be negative", lambda: sinkhorn(GOOD, np.array([1.5, -0.5]), epsilon=1)),
     ("a must sum to 1", lambda: sinkhorn(GOOD, np.array([0.5, 0.6]), epsilon=1)),
@@ -464,3 +668,35 @@ BAD: list[tuple[str, Callable[[], Any]]] = [
 def test_bad_input_is_named(named: str, call: Callable[[], Any]) -> None:
     with pytest.raises(ParameterError, match=named):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tolerance_of_zero_runs_every_iteration(dtype: torch.dtype) -> None:
+    """Also where the measured error is exactly zero long before."""
+    cost = torch.rand(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    solved = sinkhorn(cost, epsilon=5.0, iterations=100, tolerance=0, accelerate=False)
+    assert int(solved.iterations) == 100
+
+
+def test_unrolling_says_how_many_iterations_it_took() -> None:
+    cost = torch.rand(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    options = {"epsilon": 1.0, "iterations": 1000, "tolerance": 1e-9}
+    counts = [
+        int(sinkhorn(cost.clone().requires_grad_(wanted), **options, accelerate=False, gradient="unroll").iterations)
+        for wanted in (True, False)
+    ]
+    # without gradients the error is looked at every ten iterations only
+    assert 1 < counts[0] <= counts[1] < counts[0] + 20
+
+
+def test_a_relaxed_error_that_is_no_number_is_a_failure() -> None:
+    relaxation = Relaxation(1, torch.zeros(1, dtype=torch.float64))
+    for error in (1.0, 0.5):
+        relaxation.update(torch.tensor([error], dtype=torch.float64), 10)
+    assert float(relaxation.factor) > 1
+    bound = float(relaxation.bound)
+    relaxation.update(torch.tensor([math.nan], dtype=torch.float64), 10)
+    assert (float(relaxation.factor), float(relaxation.best)) == (1.0, 0.5)
+    assert float(relaxation.bound) == (1 + bound) / 2
+    relaxation.update(torch.tensor([0.4], dtype=torch.float64), 10)
+    assert float(relaxation.bound) == (1 + bound) / 2  # a good block is not punished for the one before

@@ -19,6 +19,7 @@ from porism.transport import (
     sliced_wasserstein,
     wasserstein_1d,
 )
+from porism.transport.sliced import _gradient
 
 
 def clouds(seed: int, n: int = 20, m: int = 15, d: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +130,34 @@ def test_exact_agrees_with_the_line_and_is_monotone_in_the_order():
     x, y = clouds(7)
     assert exact_wasserstein(x, y, 1) <= exact_wasserstein(x, y, 2) + 1e-12
     assert exact_wasserstein(3 * x + 1, 3 * y + 1) == pytest.approx(3 * exact_wasserstein(x, y))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_the_climb_follows_the_gradient_of_the_projected_cost(p):
+    """Against central differences of W_p^p along great circles; the direction matters, not the length."""
+    x, y = clouds(10)
+    direction = np.array([0.6, 0.0, 0.8])
+    tangents = np.array([[0.8, 0.0, -0.6], [0.0, 1.0, 0.0]])
+    step = 1e-6
+
+    def cost(t):
+        return float(wasserstein_1d(x @ t, y @ t, p)) ** p
+
+    slopes = [
+        (cost(np.cos(step) * direction + np.sin(step) * t) - cost(np.cos(step) * direction - np.sin(step) * t))
+        / (2 * step)
+        for t in tangents
+    ]
+    found = _gradient(x, y, float(p), direction, {})
+    assert found @ direction == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(tangents @ found / np.linalg.norm(found), slopes / np.linalg.norm(slopes), atol=1e-6)
+
+
+def test_exact_distance_of_weighted_samples_is_that_on_the_line():
+    rng = np.random.default_rng(11)
+    x, y, a, b = rng.normal(size=6), rng.normal(size=4), rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(4))
+    planar = exact_wasserstein(np.c_[x, 0 * x], np.c_[y, 0 * y], x_weights=a, y_weights=b)
+    assert planar == pytest.approx(float(wasserstein_1d(x, y, 2, x_weights=a, y_weights=b)), abs=1e-10)
 
 
 def test_gromov_wasserstein_ignores_isometries():

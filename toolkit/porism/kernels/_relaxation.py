@@ -29,10 +29,10 @@ class Relaxation:
         known = (rate > factor - 1) & (rate > 0) & (rate < 1) & (error > self.floor)
         self.factor = torch.where(known, better.clamp(min=1.0).minimum(self.bound), factor)
         # an error far above the best, or numbers that are not finite: plain iterations, then smaller factors
-        failed = ~(error < _PATIENCE * self.best) & (error > self.floor)
+        failed = ~((error < _PATIENCE * self.best) | (error <= self.floor))
         self.bound = torch.where(failed, (1 + self.bound) / 2, self.bound)
         self.factor = torch.where(failed, 1.0, self.factor)
-        self.error, self.best = error, torch.where(failed, error, self.best.minimum(error))
+        self.error, self.best = error, torch.where(failed & ~error.isnan(), error, self.best.fmin(error))
         return self.factor[:, None, None].to(self.dtype)
 
     def keep(self, index: Tensor) -> None:

@@ -134,7 +134,7 @@ def solve(
             engine.shift(_best_shift(engine.problem, engine.f, engine.g))
             error = engine.run(count, factor)
             used += count
-            done = error <= tolerance
+            done = (error <= tolerance) & (tolerance > 0)
             factor = relaxation.update(error, count) if accelerate and not problem.symmetric else None
             if used >= iterations or int((~done).sum()) <= _COMPACT * len(done):
                 solution.store(active, engine.f, engine.exact_g, used, done)
