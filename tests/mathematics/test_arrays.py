@@ -13,7 +13,7 @@ from porism.errors import ParameterError
 def test_half_precision_and_integers_become_floats_that_can_be_summed() -> None:
     _, (p, q) = floating(p=torch.ones(2, dtype=torch.bfloat16), q=torch.ones(2, dtype=torch.float16))
     assert p.dtype == q.dtype == torch.float32
-    _, (p, nothing, q) = floating(p=np.float16([1]), nothing=None, q=[1, 2])
+    _, (p, nothing, q) = floating(optional=("nothing",), p=np.float16([1]), nothing=None, q=[1, 2])
     assert p.dtype == q.dtype == np.float64 and nothing is None
     assert floating(p=np.arange(3))[1][0].dtype == np.float64
     assert floating(p=torch.arange(3))[1][0].dtype == torch.float32
@@ -61,3 +61,9 @@ def test_weights_make_densities_of_probabilities() -> None:
 
 def test_an_empty_batch_is_no_mistake() -> None:
     assert probabilities(np, axis=-1, p=np.ones((0, 3)))[0].shape == (0, 3)
+
+
+def test_extended_precision_becomes_double() -> None:
+    _, (x,) = floating(x=np.array([1 / 3], dtype=np.longdouble))
+    assert x.dtype == np.float64
+    assert x[0] == 1 / 3

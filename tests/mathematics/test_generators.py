@@ -307,7 +307,7 @@ def test_importing_divergences_is_light():
         (lambda: generator("kl", alpha=1.0), "no parameter 'alpha'"),
         (lambda: generator("generalised_js", weight=1.0), "weight must lie in (0, 1)"),
         (lambda: generator("skew_kl", skew=0.0), "skew must lie in (0, 1]"),
-        (lambda: generator("alpha", alpha=math.nan), "alpha must lie in"),
+        (lambda: generator("alpha", alpha=math.nan), "alpha must be a number"),
         (lambda: generator("alpha", alpha=math.inf), "alpha must lie in"),
         (lambda: generator("kl").f(-1.0), "t is a ratio"),
         (lambda: generator("kl").conjugate(math.nan), "u must not contain NaN"),

@@ -6,6 +6,7 @@ Importing this module imports numpy only; torch is touched when a tensor is pass
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -18,7 +19,7 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 
 
-def floating(**arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
+def floating(*, optional: Collection[str] = (), **arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
     """Bring named arguments to one backend, one device and one floating dtype of at least 32 bits.
 
     Lists and numbers become numpy arrays. Integers become the backend's default float, float16 and bfloat16
@@ -26,8 +27,10 @@ def floating(**arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
 
     Parameters
     ----------
+    optional
+        Names of arguments that may be None, which they stay.
     **arrays
-        numpy arrays, torch tensors, or nested lists of numbers, by the argument's name. None stays None.
+        numpy arrays, torch tensors, or nested lists of numbers, by the argument's name.
 
     Returns
     -------
@@ -39,7 +42,8 @@ def floating(**arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
     Raises
     ------
     ParameterError
-        If backends or devices are mixed, or if an argument is not made of real numbers; it names the argument.
+        If backends or devices are mixed, or if an argument is not made of real numbers (None, strings and masked
+        arrays are not); it names the argument.
 
     Examples
     --------
@@ -47,7 +51,7 @@ def floating(**arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
     >>> p.dtype, q.dtype
     (dtype('float64'), dtype('float64'))
     """
-    given = {name: _convert(name, value) for name, value in arrays.items() if value is not None}
+    given = {name: _convert(name, value) for name, value in arrays.items() if value is not None or name not in optional}
     backends = {name: type(value).__module__.partition(".")[0] for name, value in given.items()}
     if len(set(backends.values())) > 1:
         raise ParameterError(f"{_listed(backends)}: pass arrays of one library")
@@ -82,6 +86,12 @@ def check_axis(axis: int, **arrays: Array) -> None:
 
     Other axes may broadcast.
     """
+    try:
+        if isinstance(axis, bool):
+            raise TypeError
+        operator.index(axis)
+    except TypeError:
+        raise ParameterError(f"axis must be a whole number, got {axis!r:.80}") from None
     for name, value in arrays.items():
         if not -value.ndim <= axis < value.ndim:
             raise ParameterError(f"{name} has shape {tuple(value.shape)}, which has no axis {axis}")
@@ -170,6 +180,13 @@ def check_count(name: str, value: Any, low: int, high: int | None = None) -> int
     return number
 
 
+def check_callable(**functions: Any) -> None:
+    """Raise :class:`ParameterError`, which names the argument, unless each can be called."""
+    for name, value in functions.items():
+        if not callable(value):
+            raise ParameterError(f"{name} must be a function, got {value!r:.80}")
+
+
 def check_generator(rng: Any, name: str = "rng") -> np.random.Generator:
     """Return ``rng`` if it is a numpy Generator.
 
@@ -225,37 +242,52 @@ def probabilities(
         check_finite(**{name: value})
         if bool((value < 0).any()):
             raise ParameterError(f"{name} must not be negative")
-        total = xp.sum(value if weights is None else value * weights, axis=axis, keepdims=True)
+        total = _total(xp, value, weights, axis)
+        along = f"along axis {axis}" + ("" if weights is None else " under weights")
         if not normalize:
             remedy = "divide by it first" if normalize is None else "pass normalize=True to divide by it"
-            _check_sums(name, np.asarray(total.tolist()), axis, float(xp.finfo(value.dtype).eps), remedy)
-        elif not bool((total > 0).all()):
-            raise ParameterError(f"{name} sums to zero along axis {axis} and cannot be normalized")
+            _check_sums(name, np.asarray(total.tolist()), along, float(xp.finfo(value.dtype).eps), remedy)
+        elif not bool(((total > 0) & (total < float("inf"))).all()):
+            largest = xp.max(value, axis=axis, keepdims=True)
+            value = value / xp.where(largest > 0, largest, xp.ones_like(largest))  # then its sum does not overflow
+            total = _total(xp, value, weights, axis)
+            if not bool(((total > 0) & (total < float("inf"))).all()):
+                raise ParameterError(f"{name} sums to zero {along} or overflows, and cannot be normalized")
         checked.append(value / total if normalize else value)
     return tuple(checked)
 
 
-def _check_sums(name: str, sums: np.ndarray, axis: int, eps: float, remedy: str) -> None:
+def _total(xp: Namespace, value: Array, weights: Array | None, axis: int) -> Array:
+    with np.errstate(over="ignore"):  # the caller looks
+        return xp.sum(value if weights is None else value * weights, axis=axis, keepdims=True)
+
+
+def _check_sums(name: str, sums: np.ndarray, along: str, eps: float, remedy: str) -> None:
     if not sums.size:
         return
     worst = sums.flat[np.argmax(abs(sums - 1))]
     if abs(worst - 1) > max(1e-6, 8 * eps):
-        raise ParameterError(f"{name} must sum to 1 along axis {axis}, a sum is {worst:.6g}; {remedy}")
+        raise ParameterError(f"{name} must sum to 1 {along}, a sum is {worst:.6g}; {remedy}")
 
 
 def _convert(name: str, value: Any) -> Array:
-    if isinstance(value, np.ndarray) or array_api_compat.is_torch_array(value):
+    if type(value) is np.ndarray or array_api_compat.is_torch_array(value):
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise ParameterError(f"{name} must not be a masked array; fill or drop the masked entries")
     try:
-        return np.asarray(value, dtype=np.float64 if not hasattr(value, "dtype") else None)
+        array = np.asarray(value)
+        if value is None or array.dtype.kind not in "biufcO":  # a string would be parsed
+            raise TypeError
+        return array if hasattr(value, "dtype") else np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ParameterError(f"{name} must be an array of real numbers, got {type(value).__name__}") from None
+        raise ParameterError(f"{name} must be an array of real numbers, got {value!r:.80}") from None
 
 
 def _working_dtype(xp: Namespace, name: str, value: Array, default: Any) -> Any:
     if xp.isdtype(value.dtype, ("integral", "bool")):
         return default
-    if value.dtype == xp.float64:
+    if value.dtype == xp.float64 or str(value.dtype) in ("longdouble", "float128", "float96"):
         return xp.float64
     if xp.isdtype(value.dtype, "real floating") or str(value.dtype).endswith(("float16", "bfloat16")):
         return xp.float32

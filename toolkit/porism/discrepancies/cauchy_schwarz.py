@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import array_api_compat
 
-from porism.arrays import Array, Namespace
+from porism.arrays import Array, Namespace, check_finite
 from porism.discrepancies.radial import Bandwidth, radial_kernel
-from porism.discrepancies.samples import clouds, masses, squared_distances
+from porism.discrepancies.samples import clouds, masses, power_of_two, squared_distances
 
 
 def cauchy_schwarz_squared(
@@ -41,7 +41,8 @@ def cauchy_schwarz_squared(
     Raises
     ------
     ParameterError
-        For NaN, infinities, a bandwidth that is not positive, and weights that are no distribution.
+        For NaN, infinities, a bandwidth that is not positive or too small for the distances, and weights that are no
+        distribution.
 
     Notes
     -----
@@ -92,8 +93,10 @@ def cauchy_schwarz_half(
 
 
 def _log_mean(xp: Namespace, x: Array, y: Array, a: Array, b: Array, widths: tuple[float, ...]) -> Array:
-    squares = squared_distances(x, y)
-    exponents = xp.stack([squares * (-0.5 / width**2) for width in widths])
+    unit = power_of_two(min(widths))  # points are measured in it before they are squared
+    squares = squared_distances(x / unit, y / unit)
+    check_finite(**{"the square of distance over bandwidth": squares})
+    exponents = xp.stack([squares * (-0.5 * (unit / width) ** 2) for width in widths])
     # Points of no weight must not set the scale.
     carried = (a[:, None] * b[None, :]) > 0
     exponents = xp.where(carried, exponents, xp.full_like(exponents, -float("inf")))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import array_api_compat
 
-from porism.arrays import Array, floating
+from porism.arrays import Array, check_finite, check_number, floating
 from porism.discrepancies.samples import clouds, masses
 from porism.errors import ParameterError
 
@@ -66,12 +66,12 @@ def restricted_chi2(
     >>> float(found.value), found.rank
     (0.25, 2)
     """
-    if not 0 <= ridge < float("inf"):
-        raise ParameterError(f"ridge must not be negative, got {ridge}")
+    ridge = check_number("ridge", ridge, at_least=0, below=float("inf"))
     _, (p_features, q_features) = floating(p_features=p_features, q_features=q_features)
     for name, values in (("p_features", p_features), ("q_features", q_features)):
-        if values.ndim != 2:
-            raise ParameterError(f"{name} must have shape (n, k), it has {tuple(values.shape)}")
+        if values.ndim != 2 or 0 in values.shape:
+            raise ParameterError(f"{name} must have shape (n, k), not empty, it has {tuple(values.shape)}")
+        check_finite(**{name: values})
     if p_features.shape[1] != q_features.shape[1]:
         widths = f"{p_features.shape[1]} and {q_features.shape[1]}"
         raise ParameterError(f"p_features and q_features must have one number of columns, they have {widths}")
@@ -83,6 +83,7 @@ def restricted_chi2(
         centre = b @ y
         x, y = x - centre, y - centre
     mean, moments = a @ x, (y * b[:, None]).T @ y
+    check_finite(**{"the second moments of q_features": moments, "the squared mean of p_features": mean * mean})
     fixed_mean, fixed = (mean.detach(), moments.detach()) if torch else (mean, moments)
     roots, axes = xp.linalg.eigh(fixed)
     level = float(roots[-1])

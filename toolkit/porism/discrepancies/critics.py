@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from porism.arrays import Array
+from porism.arrays import Array, check_count, check_generator, check_number
 from porism.discrepancies.radial import median_bandwidth
 from porism.discrepancies.samples import clouds
 from porism.errors import ParameterError
@@ -73,7 +73,8 @@ def neural_ipm(
     Raises
     ------
     ParameterError
-        For NaN, infinities, fewer than four points, and sizes or constants that are not positive.
+        For NaN, infinities, fewer than four points, sizes or constants that are not positive, and an ``rng`` that
+        is no numpy Generator.
 
     Notes
     -----
@@ -86,14 +87,15 @@ def neural_ipm(
     >>> 2.5 < found.value < 3.5
     True
     """
-    for name, number in (("width", width), ("depth", depth), ("lipschitz", lipschitz), ("steps", steps)):
-        if not 0 < number < math.inf:
-            raise ParameterError(f"{name} must be positive and finite, got {number}")
+    width, depth, steps = check_count("width", width, 1), check_count("depth", depth, 1), check_count("steps", steps, 1)
+    lipschitz = check_number("lipschitz", lipschitz, above=0, below=math.inf)
+    learning_rate = check_number("learning_rate", learning_rate, above=0, below=math.inf)
     (x_train, y_train), (x_held, y_held) = _halves(x, y, rng)
     sizes = [x_train.shape[1], *[width] * depth, 1]
     pooled = torch.cat([x_train, y_train])
     centre = pooled.mean(0)
     spread = float((pooled - centre).square().sum(1).mean().sqrt()) or 1.0
+    check_number("the spread of x and y", spread, below=math.inf)
     network = _Network(sizes, lipschitz, centre, spread, rng, x_train.dtype)
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
     best, kept = -math.inf, network.state()
@@ -147,7 +149,8 @@ def holder_ipm_bound(
     Raises
     ------
     ParameterError
-        For a smoothness that is not positive, NaN, infinities, and fewer than four points.
+        For a smoothness or learning rate that is not positive, NaN, infinities, fewer than four points, and an
+        ``rng`` that is no numpy Generator.
 
     Notes
     -----
@@ -161,10 +164,9 @@ def holder_ipm_bound(
     >>> 0.6 < found.value < 1.2
     True
     """
-    if not 0 < smoothness < math.inf:
-        raise ParameterError(f"smoothness must be positive and finite, got {smoothness}")
-    if frequencies < 1 or steps < 0:
-        raise ParameterError(f"frequencies must be positive and steps not negative, got {frequencies} and {steps}")
+    smoothness = check_number("smoothness", smoothness, above=0, below=math.inf)
+    learning_rate = check_number("learning_rate", learning_rate, above=0, below=math.inf)
+    frequencies, steps = check_count("frequencies", frequencies, 1), check_count("steps", steps, 0)
     (x_train, y_train), (x_held, y_held) = _halves(x, y, rng)
     d = x_train.shape[1]
     drawn = rng.standard_normal((frequencies, d)) / median_bandwidth(x_train, y_train)
@@ -237,6 +239,7 @@ def _holder_norm(omega: Tensor, smoothness: float) -> Tensor:
 
 
 def _halves(x: Array, y: Array, rng: np.random.Generator) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    check_generator(rng)
     _, x, y, _, _ = clouds(x, y)
     first, second = [], []
     for name, values in (("x", x), ("y", y)):

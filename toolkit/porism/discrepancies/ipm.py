@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from porism.arrays import Array
+from porism.arrays import Array, check_number
 from porism.discrepancies.samples import clouds, constant, distances, masses
 from porism.errors import ParameterError
 from porism.transport.one_dimensional import cdf_difference
@@ -82,35 +82,44 @@ def holder_ipm(
     >>> round(holder_ipm([0.0], [9.0], 0.5), 9)
     1.2
     """
-    if not 0 < smoothness <= 1:
+    smoothness = check_number("smoothness", smoothness, above=0)
+    if smoothness > 1:
         raise ParameterError(f"smoothness must be in (0, 1], got {smoothness}; holder_ipm_bound takes higher orders")
     from scipy.optimize import linprog
     from scipy.sparse import coo_array
 
     xp, x, y, a, b = clouds(x, y, x_weights, y_weights)
     a, b = (constant(v).astype(np.float64) for v in (masses(xp, a, x), masses(xp, b, y)))
-    gaps = distances(constant(x), constant(y)).astype(np.float64).ravel() ** smoothness
+    left, right = constant(x).astype(np.float64), constant(y).astype(np.float64)
+    # At a distance beyond 1e100 the slope is 0 to rounding; where it overflows, that is all one need know of it.
+    gaps = np.minimum(distances(left, right).ravel() ** smoothness, 1e100)
+    if not gaps.any():
+        return 0.0
+    scale = gaps.max() / (1 + gaps.max() / 2)  # no f oscillates by more, so that f / scale is of order one
+    units = np.maximum(gaps, scale)
     n, m = a.size, b.size
-    # Unknowns: f at x, f at y, the bound, the slope. Rows: f(x_i) - f(y_j) <= slope * gap, |f| <= bound, sum <= 1.
+    # Unknowns: f / scale at x and y, the bound, the slope. Rows: f(x_i) - f(y_j) <= slope * gap, |f| <= bound, and
+    # bound + slope <= 1, the first two divided by what leaves the solver coefficients of at most one.
     pairs, points = np.arange(n * m), np.arange(n + m)
     rows = np.concatenate([pairs, pairs, pairs, n * m + points, n * m + points, [n * m + n + m] * 2])
     columns = np.concatenate(
         [pairs // m, n + pairs % m, np.full(n * m, n + m + 1), points, np.full(n + m, n + m), [n + m, n + m + 1]]
     )
     signs = np.where(points < n, 1.0, -1.0)
-    entries = np.concatenate([np.ones(n * m), -np.ones(n * m), -gaps, signs, -np.ones(n + m), [1.0, 1.0]])
+    slopes, ones = scale / units, np.ones(n + m)
+    entries = np.concatenate([slopes, -slopes, -gaps / units, signs, -ones, [scale, 1.0]])
     limits = np.zeros(n * m + n + m + 1)
     limits[-1] = 1
     found = linprog(
         np.concatenate([-a, b, [0.0, 0.0]]),
         A_ub=coo_array((entries, (rows, columns)), shape=(limits.size, n + m + 2)).tocsr(),
         b_ub=limits,
-        bounds=[(None, None)] * (n + m) + [(0, 1)] * 2,
+        bounds=[(None, None)] * (n + m) + [(0, None), (0, 1)],
         method="highs",
     )
     if not found.success:  # pragma: no cover - the programme is feasible and bounded
         raise RuntimeError(f"the linear programme was not solved: {found.message}")
-    return max(0.0, -float(found.fun))
+    return max(0.0, -float(found.fun) * float(scale))
 
 
 def kolmogorov_smirnov(

@@ -7,8 +7,15 @@ from typing import Literal
 
 import array_api_compat
 
-from porism.arrays import Array, Namespace
-from porism.discrepancies.radial import Bandwidth, Distance, Gaussian, radial_kernel
+from porism.arrays import Array, Namespace, check_finite, floating
+from porism.discrepancies.radial import (
+    Bandwidth,
+    Distance,
+    Gaussian,
+    InverseMultiquadric,
+    Laplace,
+    radial_kernel,
+)
 from porism.discrepancies.samples import clouds, masses, off_diagonal_mass
 from porism.errors import ParameterError
 
@@ -56,8 +63,9 @@ def mmd_squared(
     Raises
     ------
     ParameterError
-        For NaN, infinities, an unknown kernel or estimator, weights that are no distribution, fewer than two
-        points for ``"unbiased"`` or ``"linear"``, and weights with ``"linear"``.
+        For NaN, infinities, an unknown kernel or estimator, a kernel function that returns no finite Gram matrix,
+        weights that are no distribution, fewer than two points for ``"unbiased"`` or ``"linear"``, and weights with
+        ``"linear"``.
 
     Notes
     -----
@@ -100,9 +108,22 @@ def mmd_squared(
 def _kernel(
     kernel: str | Callable[[Array, Array], Array], bandwidth: Bandwidth, x: Array, y: Array
 ) -> Callable[[Array, Array], Array]:
-    if not isinstance(kernel, str):
+    if isinstance(kernel, str):
+        return Distance() if kernel == "energy" else radial_kernel(kernel, bandwidth, x, y)
+    if isinstance(kernel, (Distance, Gaussian, InverseMultiquadric, Laplace)):
         return kernel
-    return Distance() if kernel == "energy" else radial_kernel(kernel, bandwidth, x, y)
+    if not callable(kernel):
+        raise ParameterError(f"kernel must be a name or a function of two samples, got {kernel!r:.80}")
+    return lambda left, right: _checked_gram(kernel(left, right), left, right)
+
+
+def _checked_gram(gram: Array, x: Array, y: Array) -> Array:
+    """What a kernel of the user's gave, if it is a finite Gram matrix."""
+    _, (_, gram) = floating(x=x, **{"the value of kernel": gram})
+    if tuple(gram.shape) != (x.shape[0], y.shape[0]):
+        raise ParameterError(f"kernel must return shape {(x.shape[0], y.shape[0])}, got {tuple(gram.shape)}")
+    check_finite(**{"the value of kernel": gram})
+    return gram
 
 
 def _between(gram: Callable[[Array, Array], Array], x: Array, y: Array, a: Array, b: Array) -> Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from porism.arrays import Array, check_finite, floating
-from porism.discrepancies.samples import clouds, constant, distances, squared_distances
+from porism.arrays import Array, check_finite, check_number, floating
+from porism.discrepancies.samples import clouds, constant, distances, power_of_two, squared_distances
 from porism.errors import ParameterError
 
 # Points that the median heuristic looks at: more would cost more than what it is used for.
@@ -39,9 +39,12 @@ class Gaussian:
 
     bandwidths: tuple[float, ...] = (1.0,)
 
+    def __post_init__(self) -> None:
+        _check_widths(self)
+
     def __call__(self, x: Array, y: Array) -> Array:
         """Gram matrix, shape (n, m), of samples of shapes (n, d) and (m, d)."""
-        return self.derivatives(squared_distances(x, y))[0]
+        return _gram(self, x, y)
 
     def derivatives(self, squares: Array) -> tuple[Array, Array, Array]:
         """The kernel, and its first and second derivative in the squared distance."""
@@ -73,12 +76,12 @@ class InverseMultiquadric:
     exponent: float = -0.5
 
     def __post_init__(self) -> None:
-        if not -1 < self.exponent < 0:
-            raise ParameterError(f"exponent must be in (-1, 0), got {self.exponent}")
+        _check_widths(self)
+        check_number("exponent", self.exponent, above=-1, below=0)
 
     def __call__(self, x: Array, y: Array) -> Array:
         """Gram matrix, shape (n, m), of samples of shapes (n, d) and (m, d)."""
-        return self.derivatives(squared_distances(x, y))[0]
+        return _gram(self, x, y)
 
     def derivatives(self, squares: Array) -> tuple[Array, Array, Array]:
         """The kernel, and its first and second derivative in the squared distance."""
@@ -110,10 +113,15 @@ class Laplace:
 
     bandwidths: tuple[float, ...] = (1.0,)
 
+    def __post_init__(self) -> None:
+        _check_widths(self)
+
     def __call__(self, x: Array, y: Array) -> Array:
         """Gram matrix, shape (n, m), of samples of shapes (n, d) and (m, d)."""
-        gaps = distances(x, y)
-        total: Array = sum(_exp(gaps * (-1 / bandwidth)) for bandwidth in self.bandwidths)
+        _, x, y, _, _ = clouds(x, y)
+        unit = power_of_two(min(self.bandwidths))
+        gaps = distances(x / unit, y / unit)
+        total: Array = sum(_exp(gaps * (-unit / bandwidth)) for bandwidth in self.bandwidths)
         return total
 
 
@@ -132,6 +140,7 @@ class Distance:
 
     def __call__(self, x: Array, y: Array) -> Array:
         """Gram matrix, shape (n, m), of samples of shapes (n, d) and (m, d)."""
+        _, x, y, _, _ = clouds(x, y)
         return distances(x, y) / -2
 
 
@@ -155,7 +164,8 @@ def median_bandwidth(x: Array, y: Array | None = None) -> float:
     Raises
     ------
     ParameterError
-        If half of the pairs are equal points, so that the median is zero; pass a number instead.
+        For NaN, infinities, other shapes, and if half of the pairs are equal points, so that the median is zero; pass
+        a number instead.
 
     Examples
     --------
@@ -164,21 +174,24 @@ def median_bandwidth(x: Array, y: Array | None = None) -> float:
     """
     if y is None:
         _, (pooled,) = floating(x=x)
+        if pooled.ndim not in (1, 2) or 0 in pooled.shape:
+            raise ParameterError(f"x must have shape (n, d) or (n,), not empty; it has {tuple(pooled.shape)}")
         check_finite(x=pooled)
         pooled = constant(pooled)
     else:
         _, x, y, _, _ = clouds(x, y)
         pooled = np.concatenate([constant(x), constant(y)])
     pooled = pooled[:, None] if pooled.ndim == 1 else pooled
+    unit = power_of_two(float(abs(pooled).max()))  # whose squares do not overflow
     if len(pooled) > _MEDIAN_POINTS:
         pooled = pooled[np.linspace(0, len(pooled) - 1, _MEDIAN_POINTS).astype(int)]
     from scipy.spatial.distance import pdist
 
-    squares = pdist(pooled, "sqeuclidean")
+    squares = pdist(pooled / unit, "sqeuclidean")
     middle = float(np.median(squares)) if squares.size else 0.0
     if middle == 0:
         raise ParameterError('bandwidth="median" is zero because at least half of the pairs are equal; pass a number')
-    return float(np.sqrt(middle / 2))
+    return float(np.sqrt(middle / 2) * unit)
 
 
 def radial_kernel(
@@ -197,16 +210,37 @@ def radial_kernel(
         if bandwidth != "median":
             raise ParameterError(f'bandwidth must be "median", a number or a sequence of numbers, got {bandwidth!r}')
         return kind((median_bandwidth(x, y),))
-    widths = tuple(float(width) for width in np.atleast_1d(np.asarray(bandwidth, dtype=float)))
-    if not widths or not all(0 < width < float("inf") for width in widths):
-        raise ParameterError(f"bandwidth must be positive and finite, got {bandwidth!r}")
-    return kind(widths)
+    several = isinstance(bandwidth, (list, tuple)) or getattr(bandwidth, "ndim", 0) == 1
+    return kind(tuple(bandwidth) if several else (bandwidth,))  # type: ignore[arg-type]
+
+
+def smallest_unit(kernel: Gaussian | InverseMultiquadric) -> tuple[float, Any]:
+    """Nearly the narrowest bandwidth, and the kernel for points that are measured in it and may be squared then."""
+    unit = power_of_two(min(kernel.bandwidths))
+    return unit, replace(kernel, bandwidths=tuple(width / unit for width in kernel.bandwidths))
+
+
+def _check_widths(kernel: Gaussian | InverseMultiquadric | Laplace) -> None:
+    given = kernel.bandwidths
+    if not isinstance(given, (list, tuple)) or not given:
+        raise ParameterError(f"bandwidths must be a tuple of numbers that is not empty, got {given!r:.80}")
+    widths = tuple(check_number("bandwidth", width, above=0, below=float("inf")) for width in given)
+    object.__setattr__(kernel, "bandwidths", widths)
+
+
+def _gram(kernel: Gaussian | InverseMultiquadric, x: Array, y: Array) -> Array:
+    _, x, y, _, _ = clouds(x, y)
+    unit, kernel = smallest_unit(kernel)
+    return kernel.derivatives(squared_distances(x / unit, y / unit))[0]
 
 
 def _exp(values: Array) -> Array:
     return np.exp(values) if isinstance(values, np.ndarray) else values.exp()
 
 
-def _gradient(kernel: SmoothKernel, x: Array, y: Array) -> Array:
+def _gradient(kernel: Gaussian | InverseMultiquadric, x: Array, y: Array) -> Array:
+    _, x, y, _, _ = clouds(x, y)
+    unit, kernel = smallest_unit(kernel)
+    x, y = x / unit, y / unit
     slope = kernel.derivatives(squared_distances(x, y))[1]
-    return 2 * slope[..., None] * (x[:, None] - y[None])
+    return 2 * slope[..., None] * (x[:, None] - y[None]) / unit

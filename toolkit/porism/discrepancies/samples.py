@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import array_api_compat
 import numpy as np
 
@@ -13,7 +15,7 @@ def clouds(
     x: Array, y: Array, x_weights: Array | None = None, y_weights: Array | None = None
 ) -> tuple[Namespace, Array, Array, Array | None, Array | None]:
     """Samples of shapes (n, d) and (m, d), or (n,) and (m,) for d = 1, and their weights, checked."""
-    xp, (x, y, a, b) = floating(x=x, y=y, x_weights=x_weights, y_weights=y_weights)
+    xp, (x, y, a, b) = floating(optional=("x_weights", "y_weights"), x=x, y=y, x_weights=x_weights, y_weights=y_weights)
     if x.ndim == 1 and y.ndim == 1:
         x, y = x[:, None], y[:, None]
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
@@ -48,13 +50,15 @@ def off_diagonal_mass(xp: Namespace, name: str, weights: Array) -> Array:
 
 def distances(x: Array, y: Array) -> Array:
     """Euclidean distances between rows, shape (n, m), exact where points nearly agree; gradient zero at zero."""
+    unit = power_of_two(max(float(abs(constant(points)).max()) for points in (x, y)))
+    x, y = x / unit, y / unit  # whose squares do not overflow
     if array_api_compat.is_torch_array(x):
         import torch
 
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") * unit
     from scipy.spatial.distance import cdist
 
-    return cdist(x, y).astype(x.dtype, copy=False)
+    return (cdist(x, y) * unit).astype(x.dtype, copy=False)
 
 
 def squared_distances(x: Array, y: Array) -> Array:
@@ -64,6 +68,11 @@ def squared_distances(x: Array, y: Array) -> Array:
     from scipy.spatial.distance import cdist
 
     return cdist(x, y, "sqeuclidean").astype(x.dtype, copy=False)
+
+
+def power_of_two(size: float) -> float:
+    """The largest power of two up to a positive number: numbers divided by it keep their digits."""
+    return math.ldexp(0.5, math.frexp(size)[1])
 
 
 def constant(x: Array) -> Array:

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Literal
 
 from porism.arrays import Array, Namespace, check_finite, floating
-from porism.discrepancies.radial import Bandwidth, SmoothKernel, radial_kernel
+from porism.discrepancies.radial import (
+    Bandwidth,
+    Gaussian,
+    InverseMultiquadric,
+    SmoothKernel,
+    radial_kernel,
+    smallest_unit,
+)
 from porism.discrepancies.samples import masses, off_diagonal_mass, squared_distances, weights_of
 from porism.errors import ParameterError
 
@@ -44,7 +51,9 @@ def fisher_divergence(p_scores: Array, q_scores: Array, *, x_weights: Array | No
     >>> float(fisher_divergence([[0.0, 1.0]], [[2.0, 2.0]]))
     5.0
     """
-    xp, (p_scores, q_scores, a) = floating(p_scores=p_scores, q_scores=q_scores, x_weights=x_weights)
+    xp, (p_scores, q_scores, a) = floating(
+        optional=("x_weights",), p_scores=p_scores, q_scores=q_scores, x_weights=x_weights
+    )
     if p_scores.ndim != 2 or tuple(p_scores.shape) != tuple(q_scores.shape) or 0 in p_scores.shape:
         shapes = f"{tuple(p_scores.shape)} and {tuple(q_scores.shape)}"
         raise ParameterError(f"p_scores and q_scores must have one shape (n, d), not empty; they have {shapes}")
@@ -107,10 +116,10 @@ def kernel_stein_discrepancy(
     >>> float(kernel_stein_discrepancy([[1.0]], lambda x: -x))
     2.0
     """
-    xp, (x, a) = floating(x=x, x_weights=x_weights)
+    xp, (x, a) = floating(optional=("x_weights",), x=x, x_weights=x_weights)
     _check_points("x", x)
     scores = score(x) if callable(score) else score
-    xp, (x, scores, a) = floating(x=x, score=scores, x_weights=a)
+    xp, (x, scores, a) = floating(optional=("x_weights",), x=x, score=scores, x_weights=a)
     if estimator not in ("biased", "unbiased"):
         raise ParameterError(f'estimator must be "biased" or "unbiased", got {estimator!r}')
     _check_score("score", scores, x)
@@ -179,11 +188,18 @@ def stein_gram(
 
 
 def _gram(xp: Namespace, x: Array, s: Array, y: Array, t: Array, kernel: SmoothKernel) -> Array:
+    unit = 1.0
+    if isinstance(kernel, (Gaussian, InverseMultiquadric)):
+        unit, kernel = smallest_unit(kernel)
+        x, s, y, t = x / unit, s * unit, y / unit, t * unit
     squares = squared_distances(x, y)
     value, slope, curvature = kernel.derivatives(squares)
     # s.(x - y) - t.(x - y), by products of matrices
     along = xp.sum(s * x, axis=1)[:, None] - s @ y.T - x @ t.T + xp.sum(t * y, axis=1)[None, :]
-    return value * (s @ t.T) - 2 * slope * (along + x.shape[1]) - 4 * curvature * squares
+    gram = value * (s @ t.T) - 2 * slope * (along + x.shape[1]) - 4 * curvature * squares
+    gram = gram / unit / unit
+    check_finite(**{"the Stein kernel of these points, scores and bandwidth": gram})
+    return gram
 
 
 def _smooth(kernel: str | SmoothKernel, bandwidth: Bandwidth, x: Array) -> SmoothKernel:

@@ -7,6 +7,7 @@ from typing import Any
 import array_api_compat
 
 from porism.arrays import Array, Namespace
+from porism.errors import ParameterError
 
 
 def special(xp: Namespace) -> Any:
@@ -29,6 +30,12 @@ def safe_sqrt(xp: Namespace, x: Array) -> Array:
     """
     positive = x > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, x, 1)), 0)
+
+
+def check_defined(names: str, value: Array) -> None:
+    """Raise :class:`ParameterError` if a result is inf - inf, as infinities of both signs among ``names`` make it."""
+    if bool((value != value).any()):
+        raise ParameterError(f"{names} must not hold infinities that cancel: inf - inf is no number")
 
 
 def excess_over_log(xp: Namespace, x: Array, y: Array) -> Array:

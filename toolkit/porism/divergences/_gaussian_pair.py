@@ -32,7 +32,7 @@ class GaussianPair:
 
     def mean_factor(self) -> Array:
         """Cholesky factor of the average of the two covariances."""
-        return self.xp.linalg.cholesky((self.cov_p + self.cov_q) / 2)
+        return self.xp.linalg.cholesky(self.cov_p / 2 + self.cov_q / 2)
 
 
 def gaussian_pair(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array) -> GaussianPair:
@@ -72,7 +72,7 @@ def symmetric(xp: Namespace, name: str, matrix: Array) -> Array:
     error, scale = abs(matrix - other), xp.max(abs(matrix), axis=(-2, -1), keepdims=True)
     if bool((error > scale * float(xp.finfo(matrix.dtype).eps) ** 0.5).any()):
         raise ParameterError(f"{name} must be symmetric, entries differ by {float(error.max()):.3g}")
-    return (matrix + other) / 2
+    return matrix / 2 + other / 2  # in halves, whose sum does not overflow
 
 
 def cholesky(xp: Namespace, name: str, matrix: Array) -> Array:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import array_api_compat
 
-from porism.arrays import Array, Namespace, check_axis, check_finite, floating
+from porism.arrays import Array, Namespace, check_axis, check_finite, check_number, floating
 from porism.divergences._arrays import log_sum_exp
 from porism.divergences._gaussian_pair import cholesky, solve_vector, square_norm, symmetric
 from porism.divergences.closed_forms import relative_entropy
+from porism.divergences.evaluate import along
 from porism.errors import ParameterError
 
 
@@ -111,8 +112,8 @@ def bregman_divergence(
     Raises
     ------
     ParameterError
-        For points outside the domain, shapes that do not fit, no gradient for numpy arrays, or one beside a
-        :class:`Potential`.
+        For points outside the domain, shapes that do not fit, those of what the functions return among them, no
+        gradient for numpy arrays, or one beside a :class:`Potential`.
 
     Notes
     -----
@@ -137,13 +138,17 @@ def bregman_divergence(
             if not bool(potential.domain(value).all()):
                 raise ParameterError(f"{name} must be {potential.rule} for {potential.name}")
         function, gradient = potential.value, potential.gradient
-    else:
+    elif callable(potential):
         function = potential
-    if gradient is not None:
-        return function(x) - function(y) - xp.sum(gradient(y) * (x - y), axis=-1)
-    if not array_api_compat.is_torch_namespace(xp):
+    else:
+        raise ParameterError(f"potential must be a Potential of this package or a function, got {potential!r:.80}")
+    if gradient is None and not array_api_compat.is_torch_namespace(xp):
         raise ParameterError("gradient must be given for numpy arrays; torch tensors are differentiated automatically")
-    return function(x) - function(y) - xp.sum(_torch_gradient(function, y) * (x - y), axis=-1)
+    if not (gradient is None or callable(gradient)):
+        raise ParameterError(f"gradient must be a function, got {gradient!r:.80}")
+    at_x, at_y = (_returned("potential", function(z), z, tuple(z.shape[:-1])) for z in (x, y))
+    slope = _torch_gradient(function, y) if gradient is None else _returned("gradient", gradient(y), y, tuple(y.shape))
+    return at_x - at_y - xp.sum(slope * (x - y), axis=-1)
 
 
 def generalised_kl(x: Array, y: Array, *, axis: int = -1, weights: Array | None = None) -> Array:
@@ -240,10 +245,9 @@ def beta_divergence(x: Array, y: Array, *, beta: float, axis: int = -1, weights:
     >>> round(float(beta_divergence([1.0], [3.0], beta=2.0)), 6)
     2.0
     """
-    if not math.isfinite(beta):
-        raise ParameterError(f"beta must be finite, got {beta}")
+    beta = check_number("beta", beta, above=-math.inf, below=math.inf)
     xp, (x, y), weights = _nonnegative(axis, weights, x=x, y=y)
-    return _weighted_sum(xp, _beta_terms(xp, x, y, float(beta)), axis, weights)
+    return _weighted_sum(xp, _beta_terms(xp, x, y, beta), axis, weights)
 
 
 def density_power_divergence(p: Array, q: Array, *, beta: float, axis: int = -1, weights: Array | None = None) -> Array:
@@ -280,8 +284,7 @@ def density_power_divergence(p: Array, q: Array, *, beta: float, axis: int = -1,
     >>> round(float(density_power_divergence([0.25, 0.75], [0.5, 0.5], beta=1.0)), 6)
     0.125
     """
-    if not 0 <= beta < math.inf:
-        raise ParameterError(f"beta must be nonnegative and finite, got {beta}")
+    beta = check_number("beta", beta, at_least=0, below=math.inf)
     xp, (p, q), weights = _nonnegative(axis, weights, p=p, q=q)
     return (1 + beta) * _weighted_sum(xp, _beta_terms(xp, p, q, 1.0 + beta), axis, weights)
 
@@ -337,7 +340,10 @@ def _beta_terms(xp: Namespace, x: Array, y: Array, beta: float) -> Array:
     only_x = xp.where(x > 0, x, 1) ** beta / (beta * (beta - 1)) if beta > 1 else x * 0 + math.inf
     only_y = xp.where(y > 0, y, 1) ** beta / beta if beta > 0 else y * 0 + math.inf
     one = xp.where(x > 0, only_x, xp.where(y > 0, only_y, 0))
-    return xp.where(both, inside, one)
+    terms = xp.where(both, inside, one)
+    if bool((terms != terms).any()):
+        raise ParameterError(f"beta must be nearer to 0: powers of order {beta:g} of these entries overflow")
+    return terms
 
 
 def _power_log(xp: Namespace, log_ratio: Array, order: float) -> Array:
@@ -346,7 +352,7 @@ def _power_log(xp: Namespace, log_ratio: Array, order: float) -> Array:
 
 
 def _nonnegative(axis: int, weights: Array | None, **given: Array) -> tuple[Namespace, tuple[Array, ...], Array | None]:
-    xp, (*arrays, weights) = floating(**given, weights=weights)
+    xp, (*arrays, weights) = floating(optional=("weights",), **given, weights=weights)
     named = dict(zip(given, arrays, strict=True))
     check_axis(axis, **named)
     if weights is not None:
@@ -355,13 +361,22 @@ def _nonnegative(axis: int, weights: Array | None, **given: Array) -> tuple[Name
     for name, value in named.items():
         if bool((value < 0).any()):
             raise ParameterError(f"{name} must not be negative")
-    return xp, tuple(arrays), weights
+    return xp, tuple(arrays), along(xp, weights, arrays[0], axis, names=("weights", next(iter(given))))
 
 
 def _weighted_sum(xp: Namespace, terms: Array, axis: int, weights: Array | None) -> Array:
     if weights is not None:
         terms = weights * xp.where(weights > 0, terms, 0)  # an infinite term of no weight counts nothing
     return xp.sum(terms, axis=axis)
+
+
+def _returned(name: str, value: Array, points: Array, shape: tuple[int, ...]) -> Array:
+    _, (_, value) = floating(points=points, **{f"the value of {name}": value})
+    if tuple(value.shape) != shape:
+        wanted = f"shape {shape} for points of shape {tuple(points.shape)}"
+        raise ParameterError(f"{name} must return {wanted}, got {tuple(value.shape)}")
+    check_finite(**{f"the value of {name}": value})
+    return value
 
 
 def _torch_gradient(function: Callable[[Array], Array], y: Array) -> Array:

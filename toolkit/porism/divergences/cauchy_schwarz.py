@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from porism.arrays import Array, Namespace, check_axis, check_not_nan, floating, probabilities
+from porism.arrays import Array, Namespace, check_axis, floating, probabilities
+from porism.divergences import evaluate
 from porism.divergences._arrays import log_sum_exp
-from porism.errors import ParameterError
 
 
 def cauchy_schwarz_divergence(
@@ -50,8 +50,9 @@ def cauchy_schwarz_divergence(
     >>> float(cauchy_schwarz_divergence([0.0, 1.0], [1.0, 0.0]))
     inf
     """
-    xp, (p, q, weights) = floating(p=p, q=q, weights=weights)
+    xp, (p, q, weights) = floating(optional=("weights",), p=p, q=q, weights=weights)
     check_axis(axis, p=p, q=q)
+    weights = evaluate.along(xp, weights, p, axis)
     p, q = probabilities(xp, axis=axis, weights=weights, normalize=normalize, p=p, q=q)
     root = 1.0 if weights is None else xp.sqrt(weights)
     p, q = _unit(xp, p * root, axis), _unit(xp, q * root, axis)
@@ -106,12 +107,11 @@ def cauchy_schwarz_divergence_logits(p_logits: Array, q_logits: Array, *, axis: 
     """
     xp, (p_logits, q_logits) = floating(p_logits=p_logits, q_logits=q_logits)
     check_axis(axis, p_logits=p_logits, q_logits=q_logits)
-    check_not_nan(p_logits=p_logits, q_logits=q_logits)
-    for name, logits in {"p_logits": p_logits, "q_logits": q_logits}.items():
-        if not bool((abs(xp.max(logits, axis=axis)) < math.inf).all()):
-            raise ParameterError(f"{name} must be below infinity, with a finite entry in every row")
-    squares = log_sum_exp(xp, 2 * p_logits, axis) + log_sum_exp(xp, 2 * q_logits, axis)
-    return squares - 2 * log_sum_exp(xp, p_logits + q_logits, axis)
+    with evaluate.quiet():
+        log_p = evaluate.log_softmax(xp, axis=axis, p_logits=p_logits)
+        log_q = evaluate.log_softmax(xp, axis=axis, q_logits=q_logits)
+        squares = log_sum_exp(xp, 2 * log_p, axis) + log_sum_exp(xp, 2 * log_q, axis)
+        return squares - 2 * log_sum_exp(xp, log_p + log_q, axis)
 
 
 def _unit(xp: Namespace, vector: Array, axis: int) -> Array:

@@ -8,11 +8,17 @@ closed form: their divergences are exact sums.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from porism.arrays import Array, Namespace, check_axis, check_finite, floating
 from porism.divergences._arrays import excess_over_log, special
+from porism.divergences.evaluate import along, quiet
 from porism.errors import ParameterError
+
+# Of x^-13, x^-11, ..., x^-1 in Stirling's series of log Γ.
+_STIRLING = (1 / 156, -691 / 360360, 1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)
 
 
 def exponential_kl(rate_p: Array, rate_q: Array) -> Array:
@@ -97,10 +103,9 @@ def point_process_kl(intensity_p: Array, intensity_q: Array, *, weights: Array, 
     """
     names = ("intensity_p", "intensity_q", "weights")
     arrays = {"intensity_p": intensity_p, "intensity_q": intensity_q, "weights": weights}
-    xp, (left, right, lengths) = floating(**arrays)
+    xp, (left, right, weights) = floating(**arrays)
     check_axis(axis, intensity_p=left, intensity_q=right)
-    if lengths.ndim == 1:
-        lengths = xp.reshape(lengths, (-1, *([1] * (-1 - (axis if axis < 0 else axis - left.ndim)))))
+    lengths: Array = along(xp, weights, left, axis, names=("weights", "intensity_p"))
     _check(names, strict=False, intensity_p=left, intensity_q=right, weights=lengths)
     # a node of no length counts nothing, also where the integrand is infinite
     rate = xp.where(lengths > 0, relative_entropy(xp, left, right), 0)
@@ -122,7 +127,8 @@ def gamma_kl(shape_p: Array, rate_p: Array, shape_q: Array, rate_q: Array) -> Ar
 
     Notes
     -----
-    (a_p − a_q) ψ(a_p) − log Γ(a_p) + log Γ(a_q) + a_q log(b_p/b_q) + a_p (b_q − b_p)/b_p.
+    (a_p − a_q) ψ(a_p) − log Γ(a_p) + log Γ(a_q) + a_q log(b_p/b_q) + a_p (b_q − b_p)/b_p, computed with log Γ split as
+    Stirling did, so that large shapes do not cancel.
 
     Examples
     --------
@@ -132,10 +138,11 @@ def gamma_kl(shape_p: Array, rate_p: Array, shape_q: Array, rate_q: Array) -> Ar
     names = ("shape_p", "rate_p", "shape_q", "rate_q")
     given = {"shape_p": shape_p, "rate_p": rate_p, "shape_q": shape_q, "rate_q": rate_q}
     xp, (shape_p, rate_p, shape_q, rate_q) = _parameters(positive=names, **given)
-    functions = special(xp)
-    shapes = (shape_p - shape_q) * functions.digamma(shape_p) - functions.gammaln(shape_p)
-    rates = shape_q * (xp.log(rate_p) - xp.log(rate_q)) + shape_p * (rate_q - rate_p) / rate_p
-    return shapes + functions.gammaln(shape_q) + rates
+    with quiet():
+        mean = shape_p * (rate_q / rate_p)
+    finite = mean < math.inf
+    entropy = relative_entropy(xp, shape_q, xp.where(finite, mean, 1))
+    return xp.where(finite, entropy + _gamma_remainder(xp, shape_q, shape_p), math.inf)
 
 
 def beta_kl(alpha_p: Array, beta_p: Array, alpha_q: Array, beta_q: Array) -> Array:
@@ -183,7 +190,8 @@ def dirichlet_kl(concentration_p: Array, concentration_q: Array) -> Array:
 
     Notes
     -----
-    log Γ(Σa) − Σ log Γ(a) − log Γ(Σb) + Σ log Γ(b) + Σ (a − b)(ψ(a) − ψ(Σa)) for concentrations a of p and b of q.
+    log Γ(Σa) − Σ log Γ(a) − log Γ(Σb) + Σ log Γ(b) + Σ (a − b)(ψ(a) − ψ(Σa)) for concentrations a of p and b of q,
+    computed as :func:`gamma_kl` is.
 
     Examples
     --------
@@ -244,11 +252,32 @@ def relative_entropy(xp: Namespace, x: Array, y: Array) -> Array:
 
 
 def _dirichlet_kl(xp: Namespace, p: Array, q: Array) -> Array:
-    functions = special(xp)
-    total = xp.sum(p, axis=-1, keepdims=True)
-    ends = functions.gammaln(total)[..., 0] - functions.gammaln(xp.sum(q, axis=-1))
-    terms = functions.gammaln(q) - functions.gammaln(p) + (p - q) * (functions.digamma(p) - functions.digamma(total))
-    return ends + xp.sum(terms, axis=-1)
+    with quiet():
+        p_total, q_total = xp.sum(p, axis=-1, keepdims=True), xp.sum(q, axis=-1, keepdims=True)
+    check_finite(**{"the sum of p's parameters": p_total, "the sum of q's parameters": q_total})
+    terms = relative_entropy(xp, q, p * (q_total / p_total)) + _gamma_remainder(xp, q, p)
+    return xp.sum(terms, axis=-1) - _gamma_remainder(xp, q_total, p_total)[..., 0]
+
+
+def _gamma_remainder(xp: Namespace, x: Array, y: Array) -> Array:
+    """log Γ(x) − log Γ(y) − ψ(y)(x − y), less the same of x log x − x, which :func:`relative_entropy` gives."""
+    (of_x, _), (of_y, slope) = _stirling(xp, x), _stirling(xp, y)
+    return excess_over_log(xp, x, y) / 2 + of_x - of_y - slope * (x - y)
+
+
+def _stirling(xp: Namespace, x: Array) -> tuple[Array, Array]:
+    """What log Γ(x) has beyond (x − ½) log x − x + ½ log 2π, and its derivative."""
+    functions, large = special(xp), x > 10
+    small = xp.where(large, 1, x)
+    logs = xp.log(small)
+    value = functions.gammaln(small) - (small - 0.5) * logs + small - 0.5 * math.log(2 * math.pi)
+    slope = functions.digamma(small) - logs + 0.5 / small
+    inverse = 1 / xp.where(large, x, 10)
+    series, derivative = 0 * inverse, 0 * inverse
+    for power, coefficient in zip(range(13, 0, -2), _STIRLING, strict=True):
+        series = series * inverse**2 + coefficient
+        derivative = derivative * inverse**2 - power * coefficient
+    return xp.where(large, series * inverse, value), xp.where(large, derivative * inverse**2, slope)
 
 
 def _parameters(

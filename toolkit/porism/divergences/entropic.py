@@ -245,7 +245,7 @@ def _short_kl(p: Array, q: Array, axis: int) -> Array | None:
     """
     if type(p) is not np.ndarray or type(q) is not np.ndarray or p.shape != q.shape:
         return None
-    if p.dtype != np.float64 or q.dtype != np.float64 or not -p.ndim <= axis < p.ndim:
+    if p.dtype != np.float64 or q.dtype != np.float64 or type(axis) is not int or not -p.ndim <= axis < p.ndim:
         return None
     add = np.add.reduce
     value = add(_kl_div()(p, q), axis)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from porism.arrays import Array, Namespace, check_axis, check_finite, check_not_nan, floating
-from porism.divergences._arrays import log_sum_exp
+from porism.arrays import Array, Namespace, check_axis, check_finite, check_not_nan, check_number, floating
+from porism.divergences._arrays import check_defined, log_sum_exp
+from porism.divergences.evaluate import quiet
 from porism.errors import ParameterError
 
 
@@ -90,7 +91,9 @@ def k3(log_ratio: Array) -> Array:
     array([0.        , 0.36787944])
     """
     xp, values = _log_ratio(log_ratio)
-    return xp.expm1(-values) + values
+    impossible = values == -math.inf
+    values = xp.where(impossible, 0, values)
+    return xp.where(impossible, math.inf, xp.expm1(-values) + values)
 
 
 def mean_interval(
@@ -139,11 +142,11 @@ def mean_interval(
     check_finite(values=values)
     if values.ndim != 1 or values.shape[0] < 2:
         raise ParameterError(f"values must have shape (n,) with n at least 2, got {tuple(values.shape)}")
-    if not 0 < confidence < 1:
-        raise ParameterError(f"confidence must be in (0, 1), got {confidence}")
+    confidence = check_number("confidence", confidence, above=0, below=1)
     values = values.detach() if hasattr(values, "detach") else values
-    n, mean = values.shape[0], float(xp.mean(values))
-    variance = float(xp.var(values, correction=1))
+    with quiet():
+        n, mean, variance = values.shape[0], float(xp.mean(values)), float(xp.var(values, correction=1))
+    check_number("the variance of values", variance, below=math.inf)
     if method == "normal":
         if bounds is not None:
             raise ParameterError("bounds are used by method 'bernstein' only")
@@ -151,12 +154,14 @@ def mean_interval(
 
         radius = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance / n)
     elif method == "bernstein":
-        if bounds is None or not -math.inf < bounds[0] < bounds[1] < math.inf:
-            raise ParameterError(f"bounds must be two increasing finite numbers for method 'bernstein', got {bounds}")
-        if not bounds[0] <= float(xp.min(values)) <= float(xp.max(values)) <= bounds[1]:
+        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+            raise ParameterError(f"bounds must be two increasing finite numbers for method 'bernstein', got {bounds!r}")
+        low = check_number("the lower of bounds", bounds[0], above=-math.inf)
+        high = check_number("the upper of bounds", bounds[1], above=low, below=math.inf)
+        if not low <= float(xp.min(values)) <= float(xp.max(values)) <= high:
             raise ParameterError(f"values must lie in the bounds {bounds}")
         log_term = math.log(4 / (1 - confidence))
-        radius = math.sqrt(2 * variance * log_term / n) + 7 * (bounds[1] - bounds[0]) * log_term / (3 * (n - 1))
+        radius = math.sqrt(2 * variance * log_term / n) + 7 * (high - low) * log_term / (3 * (n - 1))
     else:
         raise ParameterError(f"method must be 'normal' or 'bernstein', got {method!r}")
     return mean - radius, mean + radius
@@ -194,8 +199,7 @@ def renyi_from_log_ratios(log_ratio: Array, *, order: float, axis: int = -1) -> 
     >>> round(float(renyi_from_log_ratios([0.0, 1.0], order=2.0)), 6)
     0.620115
     """
-    if not 0 < order < math.inf:
-        raise ParameterError(f"order must be positive and finite, got {order}")
+    order = check_number("order", order, above=0, below=math.inf)
     xp, values = _log_ratio(log_ratio)
     check_axis(axis, log_ratio=values)
     if order == 1:
@@ -291,7 +295,7 @@ def self_normalised_expectation(values: Array, log_weights: Array, *, axis: int 
     Raises
     ------
     ParameterError
-        For NaN, shapes that do not fit, or no sample of positive weight.
+        For NaN, infinite values of both signs, shapes that do not fit, or no sample of positive weight.
 
     Examples
     --------
@@ -303,7 +307,10 @@ def self_normalised_expectation(values: Array, log_weights: Array, *, axis: int 
     check_not_nan(values=values)
     weights = self_normalised_weights(log_weights, axis=axis)
     # a value where the target has no mass counts nothing, were it infinite
-    return xp.sum(weights * xp.where(weights > 0, values, 0), axis=axis)
+    with quiet():
+        expectation = xp.sum(weights * xp.where(weights > 0, values, 0), axis=axis)
+    check_defined("values", expectation)
+    return expectation
 
 
 def effective_sample_size(log_weights: Array, *, axis: int = -1) -> Array:

@@ -32,7 +32,7 @@ def detached(x: Array) -> Array:
 
 def divergence(generator: Generator, p: Array, q: Array, *, axis: int, weights: Array | None, normalize: bool) -> Array:
     """Validate p, q, weights and sum the terms q f(p/q)."""
-    xp, (p, q, weights) = floating(p=p, q=q, weights=weights)
+    xp, (p, q, weights) = floating(optional=("weights",), p=p, q=q, weights=weights)
     check_axis(axis, p=p, q=q)
     weights = along(xp, weights, p, axis)
     with quiet():
@@ -48,15 +48,17 @@ def total(generator: Generator, p: Array, q: Array, xp: Namespace, *, axis: int,
     return xp.sum(term, axis=axis)
 
 
-def along(xp: Namespace, weights: Array | None, p: Array, axis: int) -> Array | None:
-    """Weights of shape (n,) laid along the axis of p; others as they are."""
+def along(
+    xp: Namespace, weights: Array | None, values: Array, axis: int, *, names: tuple[str, str] = ("weights", "p")
+) -> Array | None:
+    """Weights of shape (n,) laid along the axis of the values; others as they are. The names are for errors."""
     if weights is None:
         return None
-    if weights.ndim == 1 and p.ndim > 1:
-        shape = [1] * p.ndim
+    if weights.ndim == 1 and values.ndim > 1:
+        shape = [1] * values.ndim
         shape[axis] = weights.shape[0]
         weights = xp.reshape(weights, tuple(shape))
-    check_axis(axis, p=p, weights=weights)
+    check_axis(axis, **{names[1]: values, names[0]: weights})
     return weights
 
 
@@ -235,11 +237,11 @@ def _solved(generator: Generator, u: Array, xp: Namespace) -> Array:
     return value + gap * t + gap**2 / (2 * xp.where(curvature > 0, curvature, INF * one))
 
 
-def mean(xp: Namespace, values: Array, weights: Array | None, axis: int) -> Array:
-    """Mean over an axis, with probabilities as weights if given."""
-    if weights is None:
-        return xp.mean(values, axis=axis)
-    laid = along(xp, weights, values, axis)
-    assert laid is not None
+def mean(xp: Namespace, values: Array, weights: Array | None, axis: int, *, names: tuple[str, str]) -> Array:
+    """Mean over an axis of values that may be infinite, with probabilities as weights if given."""
+    laid = along(xp, weights, values, axis, names=names)
     with quiet():
+        if laid is None:
+            return xp.mean(values, axis=axis)
+        (laid,) = probabilities(xp, axis=axis, **{names[0]: laid})
         return xp.sum(xp.where(laid > 0, laid * xp.where(laid > 0, values, 0 * values), 0 * values), axis=axis)

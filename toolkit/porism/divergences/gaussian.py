@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from porism.arrays import Array
+from porism.arrays import Array, check_number
 from porism.divergences._arrays import excess_over_log, safe_sqrt, special
 from porism.divergences._gaussian_pair import (
     GaussianPair,
@@ -116,9 +116,8 @@ def gaussian_renyi(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array, *, 
     >>> float(gaussian_renyi([0.0], [[3.0]], [0.0], [[1.0]], order=2.0))
     inf
     """
-    if not 0 < order < math.inf:
-        raise ParameterError(f"order must be positive and finite, got {order}")
-    return _renyi(gaussian_pair(mean_p, cov_p, mean_q, cov_q), float(order))
+    order = check_number("order", order, above=0, below=math.inf)
+    return _renyi(gaussian_pair(mean_p, cov_p, mean_q, cov_q), order)
 
 
 def gaussian_bhattacharyya_coefficient(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array) -> Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from porism.arrays import Array
+from porism.arrays import Array, check_finite, check_number
 from porism.divergences._arrays import safe_sqrt
 from porism.divergences._gaussian_pair import (
     GaussianPair,
@@ -18,7 +18,6 @@ from porism.divergences._gaussian_pair import (
     solve_vector,
     square_norm,
 )
-from porism.errors import ParameterError
 
 
 def gaussian_cauchy_schwarz(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Array) -> Array:
@@ -122,8 +121,7 @@ def gaussian_mmd_squared(mean_p: Array, cov_p: Array, mean_q: Array, cov_q: Arra
     >>> round(float(gaussian_mmd_squared([1.0], [[1.0]], [0.0], [[1.0]], bandwidth=1.0)), 6)
     0.177268
     """
-    if not 0 < bandwidth < math.inf:
-        raise ParameterError(f"bandwidth must be positive and finite, got {bandwidth}")
+    bandwidth = check_number("bandwidth", bandwidth, above=0, below=math.inf)
     pair = gaussian_pair(mean_p, cov_p, mean_q, cov_q)
     xp, zero = pair.xp, pair.shift * 0
     inner_p = _mean_kernel(pair, zero, 2 * pair.cov_p, bandwidth)
@@ -212,8 +210,7 @@ def gaussian_entropic_wasserstein_2(
     >>> round(float(gaussian_entropic_wasserstein_2([1.0], [[1.0]], [0.0], [[1.0]], epsilon=1.0)), 6)
     1.908754
     """
-    if not 0 < epsilon < math.inf:
-        raise ParameterError(f"epsilon must be positive and finite, got {epsilon}")
+    epsilon = check_number("epsilon", epsilon, above=0, below=math.inf)
     pair = gaussian_pair(mean_p, cov_p, mean_q, cov_q)
     return square_norm(pair.xp, pair.shift) + _bures_squared(pair) + _entropic_excess(pair, epsilon)
 
@@ -250,7 +247,9 @@ def _mean_kernel(pair: GaussianPair, shift: Array, cov: Array, bandwidth: float)
     """Logarithm of E exp(−|z|²/(2 bandwidth²)) for z ~ N(shift, cov)."""
     xp = pair.xp
     identity = xp.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-    factor = cholesky(xp, "covariance plus bandwidth", identity + cov / bandwidth**2)
+    ratio = cov / bandwidth / bandwidth
+    check_finite(**{"covariance over squared bandwidth": ratio})
+    factor = cholesky(xp, "covariance plus bandwidth", identity + ratio)
     return -log_det(xp, factor) / 2 - square_norm(xp, solve_vector(xp, factor, shift / bandwidth)) / 2
 
 
@@ -260,6 +259,7 @@ def _alignment(pair: GaussianPair) -> Array:
 
 def _bures_squared(pair: GaussianPair) -> Array:
     xp, product = pair.xp, _alignment(pair)
+    check_finite(**{"the product of the covariances' factors": product})
     left, _, right = xp.linalg.svd(product.detach() if hasattr(product, "detach") else product, full_matrices=False)
     return xp.sum((pair.factor_p - pair.factor_q @ (left @ right)) ** 2, axis=(-2, -1))
 
@@ -268,6 +268,6 @@ def _entropic_excess(pair: GaussianPair, epsilon: float) -> Array:
     """How much entropic transport exceeds the squared Wasserstein distance; every summand is nonnegative."""
     xp = pair.xp
     tau = xp.linalg.svdvals(_alignment(pair))
-    root = xp.sqrt(epsilon**2 + 16 * tau**2)
+    root = xp.hypot(4 * tau, epsilon * xp.ones_like(tau))
     cost = 2 * tau * (root + epsilon - 4 * tau) / (root + epsilon)
-    return xp.sum(cost + epsilon / 2 * xp.log1p(8 * tau**2 / (epsilon * (root + epsilon))), axis=-1)
+    return xp.sum(cost + epsilon / 2 * xp.log1p(8 * (tau / (root + epsilon)) * (tau / epsilon)), axis=-1)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from porism.arrays import Array, Namespace, check_axis, check_not_nan, floating
+from porism.arrays import Array, Namespace, check_axis, check_not_nan, check_number, floating
 from porism.divergences import evaluate
+from porism.divergences._arrays import check_defined
 from porism.divergences._facts import FACTS
 from porism.divergences._table import FUNCTIONS
 from porism.divergences.parts import Functions, Limits
@@ -143,7 +144,7 @@ class Generator:
         It is the reward, up to a constant per prompt, whose optimal policy under the penalty
         ``beta D_f(policy||reference)`` is the given one: Wang et al. 2023, "Beyond Reverse KL", theorem 1.
         """
-        return beta * self.derivative(ratio)
+        return check_number("beta", beta) * self.derivative(ratio)
 
     def perspective(self, log_p: Array, log_q: Array, p: Array, q: Array, xp: Namespace) -> tuple[Array, Array, Array]:
         """``q f(p/q)``, ``p f'(p/q)`` and ``q (f - t f')(p/q)`` elementwise from finite logarithms.
@@ -189,12 +190,20 @@ class Generator:
         Notes
         -----
         Nguyen, Wainwright and Jordan 2010. ``-inf`` where T exceeds f'(inf) on a sample of q. The bound holds for
-        expectations; the mean over samples scatters around it.
+        expectations; the mean over samples scatters around it. NaN is refused, as are infinities that leave inf - inf.
         """
-        xp, (t_p, t_q, p_weights, q_weights) = floating(t_p=t_p, t_q=t_q, p_weights=p_weights, q_weights=q_weights)
+        xp, (t_p, t_q, p_weights, q_weights) = floating(
+            optional=("p_weights", "q_weights"), t_p=t_p, t_q=t_q, p_weights=p_weights, q_weights=q_weights
+        )
         check_axis(axis, t_p=t_p)
         check_axis(axis, t_q=t_q)
-        return evaluate.mean(xp, t_p, p_weights, axis) - evaluate.mean(xp, self.conjugate(t_q), q_weights, axis)
+        check_not_nan(t_p=t_p, t_q=t_q)
+        on_p = evaluate.mean(xp, t_p, p_weights, axis, names=("p_weights", "t_p"))
+        on_q = evaluate.mean(xp, self.conjugate(t_q), q_weights, axis, names=("q_weights", "t_q"))
+        with evaluate.quiet():
+            bound = on_p - on_q
+        check_defined("t_p and t_q", bound)
+        return bound
 
 
 def generator(name: str, **parameters: float) -> Generator:
@@ -212,7 +221,7 @@ def generator(name: str, **parameters: float) -> Generator:
     Raises
     ------
     ParameterError
-        For an unknown name, a missing or unknown parameter, or one out of its range.
+        For a name that is no string or not known, a missing or unknown parameter, or one out of its range.
 
     Examples
     --------
@@ -222,8 +231,11 @@ def generator(name: str, **parameters: float) -> Generator:
     Traceback (most recent call last):
     porism.errors.ParameterError: no f-divergence is called 'pearson'; did you mean 'pearson_chi2'?
     """
+    if not isinstance(name, str):
+        raise ParameterError(f"generator must be a Generator or a name such as 'kl', got {name!r:.80}")
     if name not in FACTS:
-        raise ParameterError(f"no f-divergence is called {name!r}{did_you_mean(name, FACTS)}")
+        hint = did_you_mean(name.lower(), FACTS) or f"; there are {', '.join(FACTS)}"
+        raise ParameterError(f"no f-divergence is called {name!r}{hint}")
     facts = FACTS[name]
     values = _checked(name, facts.parameter, parameters)
     swap: tuple[str, dict[str, float]] | None = None
@@ -258,7 +270,7 @@ def _checked(name: str, known: tuple[str, float, float, str] | None, given: Mapp
     key, low, high, closed = known
     if key not in given:
         raise ParameterError(f"{name} needs its parameter {key}")
-    value = float(given[key])
+    value = check_number(key, given[key])
     above = value >= low if closed[0] == "[" else value > low
     below = value <= high if closed[1] == "]" else value < high
     if not (above and below):

@@ -70,7 +70,7 @@ def f_divergence(
 
 def resolve(chosen: Generator | str, parameters: dict[str, float]) -> Generator:
     """The generator itself, or the one of the table by name and parameters."""
-    if isinstance(chosen, str):
+    if not isinstance(chosen, Generator):
         return generator(chosen, **parameters)
     if parameters:
         raise ParameterError(f"{chosen.name} has its parameters already, got {', '.join(parameters)}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from porism.arrays import Array, check_finite, floating
+from porism.arrays import Array, check_count, check_finite, floating
 from porism.errors import ParameterError
 
 
@@ -50,7 +50,7 @@ def knn_entropy(x: Array, *, k: int = 3) -> float:
 
     points = _points("x", x)
     n, d = points.shape
-    _check_k(k, n - 1, "x")
+    k = _check_k(k, n - 1, "x")
     radius, rank = _radii(_tree(points), points, k, 1, "x")
     unit_ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
     return float(digamma(n) - np.mean(digamma(rank)) + unit_ball + d * np.mean(np.log(radius)))
@@ -99,7 +99,7 @@ def knn_kl(x: Array, y: Array, *, k: int = 1) -> float:
     (n, d), m = points.shape, others.shape[0]
     if others.shape[1] != d:
         raise ParameterError(f"y must have {d} columns as x has, got {others.shape[1]}")
-    _check_k(k, n - 1, "x")
+    k = _check_k(k, n - 1, "x")
     _check_k(k, m, "y")
     inner, rank = _radii(_tree(points), points, k, 1, "x")
     outer, other_rank = _radii(_tree(others), points, k, 0, "y")
@@ -149,10 +149,8 @@ def ksg_mutual_information(x: Array, y: Array, *, k: int = 3, algorithm: Literal
     n = left.shape[0]
     if right.shape[0] != n:
         raise ParameterError(f"y must have {n} rows as x has, got {right.shape[0]}")
-    _check_k(k, n - 1, "x")
-    if algorithm not in (1, 2):
-        raise ParameterError(f"algorithm must be 1 or 2, got {algorithm}")
-    return (_ksg_balls if algorithm == 1 else _ksg_rectangles)(left, right, k)
+    k = _check_k(k, n - 1, "x")
+    return (_ksg_balls if check_count("algorithm", algorithm, 1, 2) == 1 else _ksg_rectangles)(left, right, k)
 
 
 def _ksg_balls(x: np.ndarray, y: np.ndarray, k: int) -> float:
@@ -230,6 +228,7 @@ def _points(name: str, sample: Array) -> np.ndarray:
     return np.array(sample, dtype=np.float64, order="C")
 
 
-def _check_k(k: int, most: int, name: str) -> None:
-    if not 1 <= k <= most:
+def _check_k(k: int, most: int, name: str) -> int:
+    if check_count("k", k, 1) > most:
         raise ParameterError(f"k must be at least 1 and at most {most} for this many points of {name}, got {k}")
+    return check_count("k", k, 1)

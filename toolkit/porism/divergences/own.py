@@ -23,10 +23,19 @@ _CORNERS = (sympy.Abs, sympy.Max, sympy.Min, sympy.Piecewise, sympy.sign, sympy.
 
 def compiled(build: Callable[[sympy.Symbol], sympy.Expr], name: str) -> Generator:
     """Check a user's f, derive what follows, and compile it for numpy and torch."""
-    expression = sympy.sympify(build(t))
+    if not callable(build):
+        raise ParameterError(f"f must be a function of a sympy symbol, got {build!r:.80}")
+    if not isinstance(name, str) or not name:
+        raise ParameterError(f"name must be a string that is not empty, got {name!r:.80}")
+    try:
+        expression = sympy.sympify(build(t), strict=True)  # strict: a string is no expression
+    except sympy.SympifyError:
+        raise ParameterError(f"f of {name!r} must return a sympy expression, got {build(t)!r:.80}") from None
     _check(expression, name)
     declaration = Declaration(name, name, expression)
     f = declaration.canonical()
+    if sympy.simplify(f) == 0:
+        raise ParameterError(f"f of {name!r} is a multiple of t - 1, whose divergence is zero everywhere")
     if f.has(*_CORNERS):
         return _with_corners(f, name)
     derived = derive.derive(declaration)

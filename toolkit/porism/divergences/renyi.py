@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from porism.arrays import Array, Namespace, check_axis, floating, probabilities
+from porism.arrays import Array, Namespace, check_axis, check_number, floating, probabilities
 from porism.divergences import evaluate
 from porism.divergences._arrays import log_sum_exp
 from porism.divergences.generators import generator
 from porism.divergences.parts import log_q_exp, q_log
-from porism.errors import ParameterError
 
 # Below this distance of the sum from 1 its logarithm is taken by log1p, above it by logsumexp.
 _NEAR_ONE = 0.5
@@ -53,8 +52,8 @@ def renyi_divergence(
     >>> round(float(renyi_divergence([0.5, 0.5], [0.25, 0.75], 2)), 6)  # log(4/3)
     0.287682
     """
-    _check_order(order)
-    xp, (p, q, weights) = floating(p=p, q=q, weights=weights)
+    order = check_number("order", order, at_least=0)
+    xp, (p, q, weights) = floating(optional=("weights",), p=p, q=q, weights=weights)
     check_axis(axis, p=p, q=q)
     weights = evaluate.along(xp, weights, p, axis)
     with evaluate.quiet():
@@ -100,7 +99,7 @@ def renyi_divergence_logits(p_logits: Array, q_logits: Array, order: float, *, a
     >>> round(float(renyi_divergence_logits([0.0, 0.0], np.log([0.25, 0.75]), 2)), 6)
     0.287682
     """
-    _check_order(order)
+    order = check_number("order", order, at_least=0)
     xp, (p_logits, q_logits) = floating(p_logits=p_logits, q_logits=q_logits)
     check_axis(axis, p_logits=p_logits, q_logits=q_logits)
     with evaluate.quiet():
@@ -145,8 +144,8 @@ def renyi_cross_entropy(
     >>> round(float(renyi_cross_entropy([0.5, 0.5], [0.25, 0.75], 2)), 6)  # -log(1/2)
     0.693147
     """
-    _check_order(order)
-    xp, (p, q, weights) = floating(p=p, q=q, weights=weights)
+    order = check_number("order", order, at_least=0)
+    xp, (p, q, weights) = floating(optional=("weights",), p=p, q=q, weights=weights)
     check_axis(axis, p=p, q=q)
     weights = evaluate.along(xp, weights, p, axis)
     with evaluate.quiet():
@@ -191,8 +190,3 @@ def _renyi(xp: Namespace, log_p: Array, log_q: Array, log_w: Array, order: float
     small = abs(gap * evaluate.detached(far)) < _NEAR_ONE
     near = log_q_exp(order * xp.where(small, amari, 0 * amari), gap, xp)
     return xp.where(small, near, far)
-
-
-def _check_order(order: float) -> None:
-    if not order >= 0:
-        raise ParameterError(f"order must be from 0 to inf, got {order}")

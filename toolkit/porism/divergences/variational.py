@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 
-from porism.arrays import Array, Namespace, check_axis, check_finite, check_not_nan, floating
-from porism.divergences._arrays import log_sum_exp
+from porism.arrays import Array, Namespace, check_axis, check_finite, check_not_nan, check_number, floating
+from porism.divergences._arrays import check_defined, log_sum_exp
+from porism.divergences.evaluate import quiet
 from porism.errors import ParameterError
 
 
@@ -32,7 +33,7 @@ def donsker_varadhan(critic_p: Array, critic_q: Array, *, axis: int = -1) -> Arr
     Raises
     ------
     ParameterError
-        If there is a NaN or no sample.
+        If there is a NaN or no sample, or if infinities leave inf - inf, as equal ones under p and q do.
 
     Notes
     -----
@@ -46,7 +47,7 @@ def donsker_varadhan(critic_p: Array, critic_q: Array, *, axis: int = -1) -> Arr
     1.0
     """
     xp, critic_p, critic_q = _critics(critic_p, critic_q, axis)
-    return xp.mean(critic_p, axis=axis) - _log_mean_exp(xp, critic_q, axis)
+    return _bound(xp, critic_p, _log_mean_exp(xp, critic_q, axis), axis)
 
 
 def donsker_varadhan_moving_average(
@@ -73,7 +74,8 @@ def donsker_varadhan_moving_average(
     Raises
     ------
     ParameterError
-        If there is a NaN, an infinity or no sample, for shapes that do not fit, or ``rate`` out of range.
+        If there is a NaN, an infinity or no sample, for shapes that do not fit, ``rate`` out of range, or a
+        ``log_average`` that is no finite number.
 
     Notes
     -----
@@ -85,8 +87,9 @@ def donsker_varadhan_moving_average(
     >>> float(value), log_average
     (1.0, 0.0)
     """
-    if not 0 < rate <= 1:
-        raise ParameterError(f"rate must be in (0, 1], got {rate}")
+    rate = check_number("rate", rate, above=0, at_most=1)
+    if log_average is not None:
+        log_average = check_number("log_average", log_average, above=-math.inf, below=math.inf)
     xp, critic_p, critic_q = _critics(critic_p, critic_q, -1)
     check_finite(critic_p=critic_p, critic_q=critic_q)
     if critic_p.ndim != 1 or critic_q.ndim != 1:
@@ -126,7 +129,7 @@ def nguyen_wainwright_jordan(critic_p: Array, critic_q: Array, *, axis: int = -1
     0.0
     """
     xp, critic_p, critic_q = _critics(critic_p, critic_q, axis)
-    return xp.mean(critic_p, axis=axis) - xp.mean(xp.exp(critic_q - 1), axis=axis)
+    return _bound(xp, critic_p, xp.mean(xp.exp(critic_q - 1), axis=axis), axis)
 
 
 def _critics(critic_p: Array, critic_q: Array, axis: int) -> tuple[Namespace, Array, Array]:
@@ -135,6 +138,13 @@ def _critics(critic_p: Array, critic_q: Array, axis: int) -> tuple[Namespace, Ar
         check_axis(axis, **{name: critic})
         check_not_nan(**{name: critic})
     return xp, critic_p, critic_q
+
+
+def _bound(xp: Namespace, critic_p: Array, of_q: Array, axis: int) -> Array:
+    with quiet():
+        value = xp.mean(critic_p, axis=axis) - of_q
+    check_defined("critic_p and critic_q", value)
+    return value
 
 
 def _log_mean_exp(xp: Namespace, x: Array, axis: int) -> Array:

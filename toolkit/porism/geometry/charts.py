@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import cKDTree
 
+from porism.errors import ParameterError
 from porism.geometry.curvature import federer_ratios, largest_curvature
 from porism.geometry.protocol import Points
 
@@ -111,6 +112,7 @@ class Chart:
         second = np.einsum("...Dij,...ia,...jb->...abD", self.second_derivatives(u), inverse, inverse)
         along = np.einsum("...abD,...Di->...abi", second, basis)
         form: Points = second - np.einsum("...abi,...Di->...abD", along, basis)
+        form = (form + np.swapaxes(form, -3, -2)) / 2
         return np.where(singular[..., None, None, None], np.nan, form)
 
     def regular(self, triangle: Points, tolerance: float = 1e-6) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -157,10 +159,13 @@ class Chart:
     def nearest(self, x: Points) -> Points:
         """Parameters ``(m, d)`` of the points nearest to x ``(m, D)``.
 
+        Raises for points beyond ``1e8`` times the manifold's extent: with rounding, all of it is equally far from them.
         From the ``4 2^d`` nearest nodes of the grid a few Gauss-Newton steps find the basin, then Newton's method
         with full second derivatives finishes in the best one.
         """
         nodes, tree = self._tree
+        if not bool((np.abs(x - tree.data[0]) <= 1e8 * self._extent).all()):
+            raise ParameterError("x must be within 1e8 times the manifold's extent: rounding hides what is nearest")
         best = np.empty((len(x), self.dimension))
         for start in range(0, len(x), _CHUNK):
             part = x[start : start + _CHUNK]

@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import math
-import operator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from porism.arrays import check_finite
+from porism.arrays import check_axis, check_finite, check_number
 from porism.errors import ParameterError
+from porism.geometry.frames import norm
 from porism.geometry.protocol import Points
 
 # Relative to the manifold's size; float64 points that a sampler or a projection gave are off by about 1e-15.
 TOLERANCE = 1e-8
 
 
-def positive(name: str, value: float) -> float:
+def positive(name: str, value: Any) -> float:
     """Return ``value`` as a float, positive and finite."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ParameterError(f"{name} must be a number, got {type(value).__name__}") from None
-    if not 0 < number < math.inf:
-        raise ParameterError(f"{name} must be positive and finite, got {number:g}")
-    return number
-
-
-def integer(name: str, value: int, at_least: int) -> int:
-    """Return ``value`` as an int of at least ``at_least``."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ParameterError(f"{name} must be an integer, got {type(value).__name__}") from None
-    if number < at_least:
-        raise ParameterError(f"{name} must be at least {at_least}, got {number}")
-    return number
+    return check_number(name, value, above=0, below=math.inf)
 
 
 def real(name: str, value: ArrayLike) -> Points:
     """Return ``value`` as a finite float64 array."""
     try:
         array = np.asarray(value)
-        if array.dtype.kind not in "fiub":
+        if isinstance(value, np.ma.MaskedArray) or array.dtype.kind not in "fiub":
             raise TypeError
         array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -70,8 +54,8 @@ def on_manifold(name: str, distance: Points, size: float | Points) -> None:
 def tangent(name: str, value: ArrayLike, basis: Points) -> Points:
     """Return ``value`` as vectors ``(..., D)`` of the span of the orthonormal ``basis`` (..., D, d)."""
     vectors = points(name, value, basis.shape[-2])
+    check_axis(-1, x=basis[..., 0], **{name: vectors})
     inside = np.einsum("...Di,...Ei,...E->...D", basis, basis, vectors)
-    length = np.linalg.norm(vectors, axis=-1)
-    if not bool((np.linalg.norm(vectors - inside, axis=-1) <= TOLERANCE * length).all()):
+    if not bool((norm(vectors - inside) <= TOLERANCE * norm(vectors)).all()):
         raise ParameterError(f"{name} must be tangent to the manifold at x")
     return vectors

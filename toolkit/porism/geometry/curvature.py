@@ -35,6 +35,11 @@ def scalar_curvature(form: ArrayLike) -> Points:
     curvature
         ``(...,)``: ``|trace II|^2 - |II|^2``, twice the Gauss curvature of a surface.
 
+    Raises
+    ------
+    ParameterError
+        For a wrong shape, NaN, infinities, or a form that is not symmetric.
+
     Notes
     -----
     The Gauss equation ``R(i, j, j, i) = <II(i, i), II(j, j)> - |II(i, j)|^2`` summed over i and j
@@ -64,6 +69,11 @@ def largest_curvature(form: ArrayLike) -> Points:
     -------
     curvature
         ``(...,)``; its inverse bounds the reach from above.
+
+    Raises
+    ------
+    ParameterError
+        For a wrong shape, NaN, infinities, or a form that is not symmetric.
 
     Notes
     -----
@@ -154,8 +164,8 @@ def estimate_reach(points: ArrayLike, tangents: ArrayLike) -> float:
     tangents = real("tangents", tangents)
     if points.ndim != 2 or points.shape[0] == 0:
         raise ParameterError(f"points must have shape (n, D) with n > 0, got {points.shape}")
-    if tangents.ndim != 3 or tangents.shape[:2] != points.shape:
-        raise ParameterError(f"tangents must have shape {(*points.shape, 'd')}, got {tangents.shape}")
+    if tangents.ndim != 3 or tangents.shape[:2] != points.shape or tangents.shape[2] == 0:
+        raise ParameterError(f"tangents must have shape {(*points.shape, 'd')} with d > 0, got {tangents.shape}")
     gram = np.einsum("nDi,nDj->nij", tangents, tangents)
     if not bool((np.abs(gram - np.eye(tangents.shape[2])) <= 1e-8).all()):
         raise ParameterError("tangents must have orthonormal columns")
@@ -171,4 +181,7 @@ def _form(form: ArrayLike) -> Points:
     array = real("form", form)
     if array.ndim < 3 or array.shape[-3] != array.shape[-2] or array.shape[-2] == 0:
         raise ParameterError(f"form must have shape (..., d, d, D), got {array.shape}")
+    size = np.abs(array).max(initial=0.0)
+    if not bool((np.abs(array - np.swapaxes(array, -3, -2)) <= 1e-8 * size).all()):
+        raise ParameterError("form must be symmetric in its two tangent axes")
     return array

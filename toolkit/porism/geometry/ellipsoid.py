@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from porism.errors import ParameterError
 from porism.geometry import curvature
-from porism.geometry.checks import on_manifold, points, positive
+from porism.geometry.checks import on_manifold, points, positive, real
 from porism.geometry.frames import hyperplane_basis, norm, unit
 from porism.geometry.protocol import Density, Points, not_closed
 from porism.geometry.sampling import accept_reject, draw
@@ -51,13 +51,10 @@ class Ellipsoid:
     axes: Sequence[float]
 
     def __post_init__(self) -> None:
-        try:
-            axes = tuple(positive("axes", axis) for axis in self.axes)
-        except TypeError:
-            raise ParameterError("axes must be a sequence of numbers") from None
-        if len(axes) < 2:
-            raise ParameterError(f"axes must be at least two numbers, got {len(axes)}")
-        object.__setattr__(self, "axes", axes)
+        axes = real("axes", self.axes)
+        if axes.ndim != 1 or len(axes) < 2:
+            raise ParameterError(f"axes must be at least two numbers, got shape {axes.shape}")
+        object.__setattr__(self, "axes", tuple(positive("axes", axis) for axis in axes))
 
     @property
     def dimension(self) -> int:

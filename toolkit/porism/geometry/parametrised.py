@@ -9,10 +9,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from porism.arrays import check_callable, check_count
 from porism.errors import ParameterError
 from porism.geometry import curvature
 from porism.geometry.charts import Chart
-from porism.geometry.checks import TOLERANCE, integer, on_manifold, points, positive, real
+from porism.geometry.checks import TOLERANCE, on_manifold, points, positive, real
 from porism.geometry.frames import complement, norm
 from porism.geometry.protocol import Density, Points, not_closed
 from porism.geometry.sampling import accept_reject, draw
@@ -44,7 +45,8 @@ class Parametrised:
     Raises
     ------
     ParameterError
-        For bounds out of order, a map or a Jacobian of the wrong shape, or NaN in it.
+        For bounds out of order, a map or a Jacobian that is no function or of the wrong shape, NaN in it, or a map that
+        is constant. Methods raise for points beyond 1e8 times the manifold's extent.
 
     Notes
     -----
@@ -85,18 +87,24 @@ class Parametrised:
         if not bool((bounds[:, 0] < bounds[:, 1]).all()):
             raise ParameterError("bounds must have low < high on every axis")
         size = len(bounds)
-        if self.periodic is not None and len(self.periodic) != size:
-            raise ParameterError(f"periodic must have {size} entries, got {len(self.periodic)}")
+        if self.periodic is not None and real("periodic", self.periodic).shape != (size,):
+            raise ParameterError(f"periodic must be {size} booleans, got {self.periodic!r:.80}")
         if self.element_bound is not None:
             positive("element_bound", self.element_bound)
         if self.resolution is not None:
-            integer("resolution", self.resolution, 4)
+            check_count("resolution", self.resolution, 4)
         object.__setattr__(self, "bounds", tuple((float(low), float(high)) for low, high in bounds))
-        middle = np.broadcast_to(bounds.mean(-1), (2, 3, size)).copy()
-        value = real("map", self.map(middle))
+        check_callable(map=self.map)
+        inside = bounds[:, 0] + np.diff(bounds)[:, 0] * np.random.default_rng(0).random((2, 3, size))
+        value = real("map", self.map(inside))
         if value.shape[:-1] != (2, 3) or value.ndim != 3 or value.shape[-1] < size:
             raise ParameterError(f"map must take (..., {size}) to (..., D) with D >= {size}, got {value.shape}")
-        if self.jacobian is not None and real("jacobian", self.jacobian(middle)).shape != (*value.shape, size):
+        if bool((value == value[0, 0]).all()):
+            raise ParameterError("map must not be constant")
+        if self.jacobian is None:
+            return
+        check_callable(jacobian=self.jacobian)
+        if real("jacobian", self.jacobian(inside)).shape != (*value.shape, size):
             raise ParameterError(f"jacobian must take (..., {size}) to (..., {value.shape[-1]}, {size})")
 
     @cached_property

@@ -22,7 +22,8 @@ class Manifold(Protocol):
     Notes
     -----
     Methods that speak of the geometry *at* a point want the point on the manifold, to 1e-8 of the manifold's size,
-    and raise :class:`~porism.errors.ParameterError` otherwise; ``project`` and ``distance`` take any point.
+    and raise :class:`~porism.errors.ParameterError` otherwise; ``project`` and ``distance`` take any point (where they
+    search numerically, within 1e8 times the manifold's extent). Methods of two arguments broadcast the leading axes.
     Where the nearest point is not unique (on the medial axis), ``project`` returns one of the nearest points; each
     family says which.
 

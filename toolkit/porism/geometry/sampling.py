@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from porism.arrays import check_callable, check_count, check_generator
 from porism.errors import ParameterError
-from porism.geometry.checks import integer, positive
+from porism.geometry.checks import positive, real
 from porism.geometry.protocol import Density, Points
 
 # Bounds are certified up to rounding; proposals per wanted point after which a density counts as zero.
@@ -62,7 +63,7 @@ def accept_reject(
     while found < n:
         rate = max(found, 1) / max(proposed, 1)
         batch = propose(min(int(1.1 * (n - found) / rate) + 16, 1_000_000))
-        values = np.asarray(density(batch), dtype=np.float64)
+        values = density(batch)
         if values.shape != batch.shape[:1]:
             raise ParameterError(f"{name} must return shape {batch.shape[:1]} for {batch.shape}, got {values.shape}")
         if not bool((values >= 0).all()):
@@ -106,7 +107,8 @@ def draw(
     Raises
     ------
     ParameterError
-        For a density without a bound, a bound without a density, and as :func:`accept_reject` does.
+        For an rng that is no Generator, a density without a bound, a bound without a density, a density that is no
+        function or does not return finite numbers, and as :func:`accept_reject` does.
 
     Examples
     --------
@@ -114,14 +116,14 @@ def draw(
     >>> draw(rng, 3, lambda m: rng.uniform(size=(m, 1)), None, None).shape
     (3, 1)
     """
-    n = integer("n", n, 0)
-    if not isinstance(rng, np.random.Generator):
-        raise ParameterError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}")
+    n = check_count("n", n, 0)
+    check_generator(rng)
     if density is None:
         if density_bound is not None:
             raise ParameterError("density_bound is given without density")
         return uniform(n)
     if density_bound is None:
         raise ParameterError("density_bound must be given with density: a number that the density nowhere exceeds")
+    check_callable(density=density)
     bound = positive("density_bound", density_bound)
-    return accept_reject(rng, n, uniform, lambda x: np.asarray(density(x), dtype=np.float64), bound, "density")
+    return accept_reject(rng, n, uniform, lambda x: real("density", density(x)), bound, "density")

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln
 
+from porism.arrays import check_axis, check_count
 from porism.errors import ParameterError
 from porism.geometry import curvature
-from porism.geometry.checks import integer, on_manifold, points, positive, tangent
+from porism.geometry.checks import on_manifold, points, positive, tangent
 from porism.geometry.frames import hyperplane_basis, norm, unit
 from porism.geometry.protocol import Density, Points
 from porism.geometry.sampling import draw
@@ -52,7 +53,7 @@ class Sphere:
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dimension", integer("dimension", self.dimension, 1))
+        object.__setattr__(self, "dimension", check_count("dimension", self.dimension, 1))
         object.__setattr__(self, "radius", positive("radius", self.radius))
 
     @property
@@ -107,7 +108,7 @@ class Sphere:
 
     def geodesic_distance(self, x: ArrayLike, y: ArrayLike) -> Points:
         """Radius times the angle, accurate for tiny and for nearly straight angles."""
-        one, two = self._normal("x", x), self._normal("y", y)
+        one, two = self._pair(x, y)
         angle: Points = 2 * np.arctan2(norm(one - two), norm(one + two))
         return self.radius * angle
 
@@ -120,7 +121,7 @@ class Sphere:
 
     def logarithm(self, x: ArrayLike, y: ArrayLike) -> Points:
         """Initial velocity of the shortest great arc; ParameterError for antipodes, where it is not unique."""
-        one, two = self._normal("x", x), self._normal("y", y)
+        one, two = self._pair(x, y)
         if bool((norm(one + two) < 1e-14).any()):
             raise ParameterError("y is the antipode of x: no unique shortest path")
         across = two - one
@@ -129,6 +130,11 @@ class Sphere:
         direction = across / np.where(length > 0, length, 1.0)
         velocity: Points = self.geodesic_distance(x, y)[..., None] * direction
         return velocity
+
+    def _pair(self, x: ArrayLike, y: ArrayLike) -> tuple[Points, Points]:
+        one, two = self._normal("x", x), self._normal("y", y)
+        check_axis(-1, x=one, y=two)
+        return one, two
 
     def _normal(self, name: str, x: ArrayLike) -> Points:
         array = points(name, x, self.ambient_dimension)

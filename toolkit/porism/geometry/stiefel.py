@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 from scipy.linalg import expm
 from scipy.special import multigammaln
 
+from porism.arrays import check_count
 from porism.errors import ParameterError
 from porism.geometry import curvature
-from porism.geometry.checks import integer, on_manifold, points, tangent
+from porism.geometry.checks import on_manifold, points, tangent
 from porism.geometry.frames import complement, norm
 from porism.geometry.protocol import Density, Points, not_closed
 from porism.geometry.sampling import draw
@@ -58,8 +59,8 @@ class Stiefel:
     k: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n", integer("n", self.n, 2))
-        object.__setattr__(self, "k", integer("k", self.k, 1))
+        object.__setattr__(self, "n", check_count("n", self.n, 2))
+        object.__setattr__(self, "k", check_count("k", self.k, 1))
         if self.k > self.n:
             raise ParameterError(f"k must be at most n = {self.n}, got {self.k}")
 
@@ -145,6 +146,7 @@ class Stiefel:
         """Geodesic of the Frobenius metric at time one, by two matrix exponentials."""
         frames = self._on(x)
         velocity = self.matrices(tangent("v", v, self.tangent_basis(x)))
+        frames, velocity = np.broadcast_arrays(frames, velocity)
         turn = np.swapaxes(frames, -1, -2) @ velocity
         square = np.swapaxes(velocity, -1, -2) @ velocity
         identity = np.broadcast_to(np.eye(self.k), turn.shape)

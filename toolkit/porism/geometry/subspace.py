@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from porism.arrays import check_axis, check_count, check_generator
 from porism.errors import ParameterError
-from porism.geometry.checks import integer, on_manifold, points, real, tangent
+from porism.geometry.checks import on_manifold, points, real, tangent
 from porism.geometry.frames import complement, norm
 from porism.geometry.protocol import Density, Points
 
@@ -103,11 +104,17 @@ class AffineSubspace:
             How many points.
         scale
             Standard deviation, a number or one for each column; not negative.
+
+        Raises
+        ------
+        ParameterError
+            For an rng that is no Generator, a number of points below 0, or a scale of another shape or sign.
         """
+        check_generator(rng)
         deviations = real("scale", scale)
         if deviations.shape not in {(), (self.dimension,)} or bool((deviations < 0).any()):
             raise ParameterError(f"scale must be a number or shape ({self.dimension},), not negative")
-        coordinates = deviations * rng.standard_normal((integer("n", n, 0), self.dimension))
+        coordinates = deviations * rng.standard_normal((check_count("n", n, 0), self.dimension))
         return self._origin + coordinates @ self._frame.T
 
     def project(self, x: ArrayLike) -> Points:
@@ -138,15 +145,19 @@ class AffineSubspace:
 
     def geodesic_distance(self, x: ArrayLike, y: ArrayLike) -> Points:
         """Euclidean distance."""
-        return norm(self._on("y", y) - self._on("x", x))
+        return norm(self.logarithm(x, y))
 
     def exponential(self, x: ArrayLike, v: ArrayLike) -> Points:
         """``x + v``."""
-        return self._on("x", x) + tangent("v", v, self._frame)
+        start, velocity = self._on("x", x), tangent("v", v, self._frame)
+        check_axis(-1, x=start, v=velocity)
+        return start + velocity
 
     def logarithm(self, x: ArrayLike, y: ArrayLike) -> Points:
         """``y - x``."""
-        return self._on("y", y) - self._on("x", x)
+        start, end = self._on("x", x), self._on("y", y)
+        check_axis(-1, x=start, y=end)
+        return end - start
 
     @property
     def _frame(self) -> Points:

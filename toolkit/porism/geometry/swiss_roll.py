@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from porism.arrays import check_axis, check_number
 from porism.errors import ParameterError
 from porism.geometry import curvature
 from porism.geometry.charts import Chart
@@ -58,8 +59,7 @@ class SwissRoll:
     pitch: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.start != 0:
-            object.__setattr__(self, "start", positive("start", self.start))
+        object.__setattr__(self, "start", check_number("start", self.start, at_least=0, below=np.inf))
         for name in ("end", "height", "pitch"):
             object.__setattr__(self, name, positive(name, getattr(self, name)))
         if self.start >= self.end:
@@ -135,7 +135,7 @@ class SwissRoll:
 
     def geodesic_distance(self, x: ArrayLike, y: ArrayLike) -> Points:
         """Length of the straight line in the unrolled rectangle."""
-        return norm(self._unrolled("y", y) - self._unrolled("x", x))
+        return norm(self._between(x, y))
 
     def exponential(self, x: ArrayLike, v: ArrayLike) -> Points:
         """Walk straight in the unrolled rectangle; ParameterError where that leaves it."""
@@ -150,8 +150,7 @@ class SwissRoll:
 
     def logarithm(self, x: ArrayLike, y: ArrayLike) -> Points:
         """Initial velocity of the straight line in the unrolled rectangle."""
-        between = self._unrolled("y", y) - self._unrolled("x", x)
-        velocity: Points = np.einsum("...Di,...i->...D", self.tangent_basis(x), between)
+        velocity: Points = np.einsum("...Di,...i->...D", self.tangent_basis(x), self._between(x, y))
         return velocity
 
     @cached_property
@@ -203,6 +202,11 @@ class SwissRoll:
         size = max(self.pitch * self.end, self.height)
         on_manifold(name, norm(array - self._at(flat[..., 0], flat[..., 1])), size)
         return flat
+
+    def _between(self, x: ArrayLike, y: ArrayLike) -> Points:
+        start, end = self._unrolled("x", x), self._unrolled("y", y)
+        check_axis(-1, x=start, y=end)
+        return end - start
 
     def _unrolled(self, name: str, x: ArrayLike) -> Points:
         flat = self._on(name, x)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from porism.arrays import check_axis, check_count
 from porism.errors import ParameterError
 from porism.geometry import curvature
-from porism.geometry.checks import integer, on_manifold, points, positive, tangent
+from porism.geometry.checks import on_manifold, points, positive, tangent
 from porism.geometry.frames import norm, unit
 from porism.geometry.protocol import Density, Points, not_closed
 from porism.geometry.sampling import accept_reject, draw
@@ -48,7 +49,7 @@ class Torus:
     radius: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dimension", integer("dimension", self.dimension, 1))
+        object.__setattr__(self, "dimension", check_count("dimension", self.dimension, 1))
         object.__setattr__(self, "radius", positive("radius", self.radius))
 
     @property
@@ -140,6 +141,7 @@ class Torus:
 
     def _angles(self, x: ArrayLike, y: ArrayLike) -> Points:
         one, two = self._normals("x", x), self._normals("y", y)
+        check_axis(-1, x=self._flat(one), y=self._flat(two))
         cross = one[..., 0] * two[..., 1] - one[..., 1] * two[..., 0]
         angles: Points = np.arctan2(cross, (one * two).sum(-1))
         return angles

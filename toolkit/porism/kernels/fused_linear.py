@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from porism.arrays import check_count
 from porism.divergences.generators import Generator
-from porism.divergences.generators import generator as named
+from porism.divergences.named import resolve
 from porism.errors import ParameterError
 from porism.kernels.logits import inverse
 from porism.kernels.sweep import sweep
@@ -104,14 +105,11 @@ def fused_linear_divergence(
     >>> student.grad[:, 0]
     tensor([-0.1214,  0.0607,  0.0607], dtype=torch.float64)
     """
-    if isinstance(kind, str):
-        kind = named(kind, **parameters)
-    elif parameters:
-        raise ParameterError(f"the generator {kind.name} has its parameters already, got {sorted(parameters)} besides")
+    kind = resolve(kind, parameters)
     if reduction not in ("mean", "sum", "none"):
         raise ParameterError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    if chunk is not None and chunk < 1:
-        raise ParameterError(f"chunk must be at least 1, got {chunk}")
+    if chunk is not None:
+        chunk = check_count("chunk", chunk, 1)
     _check_heads(hidden_s=hidden_s, W_s=W_s, bias_s=bias_s, hidden_t=hidden_t, W_t=W_t, bias_t=bias_t, mask=mask)
     count = hidden_s.shape[:-1].numel() if mask is None else int(mask.sum())
     plan = _Plan(
@@ -141,12 +139,14 @@ class _Plan(NamedTuple):
 
 def _check_heads(**arguments: torch.Tensor | None) -> None:
     given = {name: value for name, value in arguments.items() if value is not None}
-    for name, value in given.items():
+    for name, value in arguments.items():
+        if value is None and name in ("bias_s", "bias_t", "mask"):
+            continue
         if not isinstance(value, torch.Tensor) or (name != "mask" and not value.is_floating_point()):
             raise ParameterError(f"{name} must be a torch tensor{'' if name == 'mask' else ' of floating dtype'}")
         if value.device != given["hidden_s"].device:
             raise ParameterError(f"{name} is on {value.device} and hidden_s on {given['hidden_s'].device}")
-    leading, vocabulary = given["hidden_s"].shape[:-1], given["W_s"].shape[0]
+    leading, vocabulary = given["hidden_s"].shape[:-1], given["W_s"].shape[:1].numel()
     for side in "st":
         weight, hidden = given[f"W_{side}"], given[f"hidden_{side}"]
         if weight.ndim != 2 or weight.shape[0] != vocabulary or vocabulary == 0:

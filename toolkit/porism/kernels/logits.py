@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from porism.arrays import check_number
+from porism.divergences.named import resolve
 from porism.errors import ParameterError
 from porism.kernels.sweep import sweep
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def divergence_logits(
-    generator: Generator,
+    generator: Generator | str,
     p_logits: torch.Tensor,
     q_logits: torch.Tensor,
     *,
@@ -30,7 +32,7 @@ def divergence_logits(
     Parameters
     ----------
     generator
-        An f-divergence, such as ``generator("kl")`` of :mod:`porism.divergences`.
+        An f-divergence, such as ``generator("kl")`` of :mod:`porism.divergences`, or its name.
     p_logits, q_logits
         Tensors of shape ``(..., V)`` on one device; float16, bfloat16, float32 or float64; leading axes broadcast.
         ``-inf`` masks an entry.
@@ -48,8 +50,9 @@ def divergence_logits(
     Raises
     ------
     ParameterError
-        For shapes, devices or dtypes that do not fit, a temperature that is not positive, NaN or ``inf`` among the
-        logits, or a row of ``-inf`` alone (on CUDA such rows give NaN: looking would wait for the device).
+        For an unknown divergence, shapes, devices or dtypes that do not fit, a temperature that is not positive, NaN or
+        ``inf`` among the logits, or a row of ``-inf`` alone (on CUDA such rows give NaN: looking would wait for the
+        device).
 
     Notes
     -----
@@ -68,6 +71,7 @@ def divergence_logits(
     >>> q_logits.grad
     tensor([-0.2500,  0.2500], dtype=torch.float64)
     """
+    generator = resolve(generator, {})
     check_logits(p_logits=p_logits, q_logits=q_logits)
     p_logits, q_logits = broadcast(p_logits, q_logits)
     scale = inverse(temperature)
@@ -107,9 +111,7 @@ def broadcast(p_logits: torch.Tensor, q_logits: torch.Tensor) -> tuple[torch.Ten
 
 def inverse(temperature: float) -> float:
     """One over a temperature, which must be positive and finite."""
-    if not 0 < temperature < float("inf"):
-        raise ParameterError(f"temperature must be positive and finite, got {temperature}")
-    return 1 / temperature
+    return 1 / check_number("temperature", temperature, above=0, below=float("inf"))
 
 
 class _Divergence(torch.autograd.Function):

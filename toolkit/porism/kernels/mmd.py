@@ -7,11 +7,14 @@ that give the row sums and the gradient together. Of a sample with itself only h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from porism.errors import ParameterError
 
 # Rows and columns of a block. 512 is a tenth faster on an idle machine, but a busy one makes the threads wait
 # for each other at every operation, of which 1024 needs a quarter.
@@ -40,6 +43,11 @@ def gaussian_pair_sums(
     within_x, within_y, between
         :math:`\sum_{i \ne j} a_i a_j k(x_i, x_j)`, the same for y, and :math:`\sum_{ij} a_i b_j k(x_i, y_j)`, in
         float64, because a discrepancy is a small difference of them.
+
+    Raises
+    ------
+    ParameterError
+        If the squared distances overflow in units of the narrowest bandwidth.
 
     Notes
     -----
@@ -80,6 +88,8 @@ class _PairSums(torch.autograd.Function):
         xy, yx = _between(sides[0], sides[1], rates)
         left, right = a.double(), b.double()
         totals = [left @ xx[:, -1], right @ yy[:, -1], left @ xy[:, -1]]
+        if not math.isfinite(float(totals[0] + totals[1] + totals[2])):
+            raise ParameterError(f"bandwidth {narrowest:g} is too small: squared distances overflow in its units")
         kept = []
         for side, own, other in ((sides[0], xx, xy), (sides[1], yy, yx)):
             if side.needed:

@@ -9,6 +9,8 @@ import array_api_compat.torch as xp
 import numpy as np
 import torch
 
+from porism.arrays import check_count, check_generator
+from porism.divergences.named import resolve
 from porism.errors import ParameterError
 from porism.kernels.logits import broadcast, check_logits, divergence_logits
 from porism.kernels.sweep import boundary_terms
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def top_k_divergence_logits(
-    generator: Generator,
+    generator: Generator | str,
     p_logits: torch.Tensor,
     q_logits: torch.Tensor,
     *,
@@ -35,7 +37,7 @@ def top_k_divergence_logits(
     Parameters
     ----------
     generator
-        An f-divergence, such as ``generator("kl")`` of :mod:`porism.divergences`.
+        An f-divergence, such as ``generator("kl")`` of :mod:`porism.divergences`, or its name.
     p_logits, q_logits
         As for :func:`porism.kernels.logits.divergence_logits`; shape ``(..., V)``.
     k
@@ -51,7 +53,7 @@ def top_k_divergence_logits(
     Raises
     ------
     ParameterError
-        For inputs that do not fit, a k out of range, or an unknown tail.
+        For an unknown divergence, inputs that do not fit, a k out of range, or an unknown tail.
 
     Examples
     --------
@@ -63,10 +65,10 @@ def top_k_divergence_logits(
     >>> round(float(top_k_divergence_logits(generator("kl"), p_logits, q_logits, k=3)), 4)  # the full one
     0.1733
     """
+    generator = resolve(generator, {})
     check_logits(p_logits=p_logits, q_logits=q_logits)
     p_logits, q_logits = (_at_least_32_bits(logits) for logits in broadcast(p_logits, q_logits))
-    if not 1 <= k <= p_logits.shape[-1]:
-        raise ParameterError(f"k must be between 1 and {p_logits.shape[-1]}, the size of the last axis, got {k}")
+    k = check_count("k", k, 1, p_logits.shape[-1])
     if tail not in ("lumped", "truncated"):
         raise ParameterError(f"tail must be 'lumped' or 'truncated', got {tail!r}")
     index = p_logits.detach().topk(k, -1).indices
@@ -78,7 +80,7 @@ def top_k_divergence_logits(
 
 
 def sampled_divergence_logits(
-    generator: Generator,
+    generator: Generator | str,
     p_logits: torch.Tensor,
     q_logits: torch.Tensor,
     *,
@@ -95,7 +97,7 @@ def sampled_divergence_logits(
     Parameters
     ----------
     generator
-        An f-divergence, such as ``generator("kl")`` of :mod:`porism.divergences`.
+        An f-divergence, such as ``generator("kl")`` of :mod:`porism.divergences`, or its name.
     p_logits, q_logits
         As for :func:`porism.kernels.logits.divergence_logits`; shape ``(..., V)``.
     samples
@@ -111,7 +113,7 @@ def sampled_divergence_logits(
     Raises
     ------
     ParameterError
-        For inputs that do not fit, or fewer than one sample.
+        For an unknown divergence, inputs that do not fit, fewer than one sample, or an rng that is no Generator.
 
     Notes
     -----
@@ -128,9 +130,10 @@ def sampled_divergence_logits(
     >>> round(float(estimate), 2)
     0.14
     """
+    generator = resolve(generator, {})
     check_logits(p_logits=p_logits, q_logits=q_logits)
-    if samples < 1:
-        raise ParameterError(f"samples must be at least 1, got {samples}")
+    samples = check_count("samples", samples, 1)
+    check_generator(rng)
     p_logits, q_logits = (_at_least_32_bits(logits) for logits in broadcast(p_logits, q_logits))
     log_p, log_q = torch.log_softmax(p_logits, -1), torch.log_softmax(q_logits, -1)
     proposal = (log_p.detach().double().exp() + log_q.detach().double().exp()) / 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_torch_array
 
-from porism.arrays import Array, Namespace, check_not_nan, floating
+from porism.arrays import Array, Namespace, check_finite, check_not_nan, check_number, floating
 from porism.errors import ParameterError
 
 
@@ -17,6 +17,19 @@ def to_numpy(**arrays: Any) -> tuple[np.ndarray, ...]:
     converted = {name: _double(value) for name, value in arrays.items()}
     check_not_nan(**converted)
     return tuple(converted.values())
+
+
+def to_whole_numbers(**arrays: Any) -> tuple[np.ndarray, ...]:
+    """As :func:`to_numpy`, for classes and groups: integers stay as they are, where float64 would merge large ones."""
+    whole = {}
+    for (name, given), double in zip(arrays.items(), to_numpy(**arrays), strict=True):
+        exact = given.detach().cpu().numpy() if is_torch_array(given) else np.asarray(given)
+        if exact.dtype.kind not in "iu":
+            if not bool(((double == np.floor(double)) & (abs(double) < 2**53)).all()):
+                raise ParameterError(f"{name} must be whole numbers, of an integer dtype from 2^53 on")
+            exact = double.astype(np.int64)
+        whole[name] = exact
+    return tuple(whole.values())
 
 
 def paired_vectors(**arrays: Any) -> tuple[np.ndarray, ...]:
@@ -63,11 +76,19 @@ def check_labels(xp: Namespace, labels: Array, classes: int, name: str = "labels
         raise ParameterError(f"{name} must be whole numbers from 0 to {classes - 1}")
 
 
-def check_fraction(name: str, value: float) -> float:
-    """Return ``value`` if it is strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise ParameterError(f"{name} must be in (0, 1), got {value}")
-    return float(value)
+def check_fraction(name: str, value: Any) -> float:
+    """Return ``value`` as a float if it is a number strictly between 0 and 1."""
+    return check_number(name, value, above=0, below=1)
+
+
+def check_tensor(**tensors: Any) -> None:
+    """Raise unless each is a torch tensor of finite real numbers."""
+    for name, value in tensors.items():
+        if not is_torch_array(value) or value.is_complex():
+            kind = value.dtype if is_torch_array(value) else type(value).__name__
+            raise ParameterError(f"{name} must be a torch tensor of real numbers, got {kind}")
+        if value.is_floating_point():
+            check_finite(**{name: value})
 
 
 def _double(value: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from porism.arrays import check_count, probabilities
+from porism.arrays import check_count, check_number, probabilities
 from porism.errors import ParameterError
 from porism.metrics._checks import (
     check_binary,
@@ -120,14 +120,15 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0.9, 0.9, 0.6, 0.6], [1, 0, 1, 0]), 10)
     0.25
     """
-    if not norm >= 1:
-        raise ParameterError(f"norm must be at least 1, got {norm}")
+    norm = check_number("norm", norm, at_least=1)
     forecast, outcome = _binary_forecast(confidence, correct)
     table = Bins(forecast, outcome, assign(forecast, bins, scheme))
     gaps = abs(table.forecast - table.outcome)
-    if math.isinf(norm):
-        return float(gaps.max())
-    return float((table.count @ gaps**norm / len(forecast)) ** (1 / norm))
+    largest = float(gaps.max())
+    if math.isinf(norm) or largest == 0:
+        return largest
+    # relative to the largest gap, a high power does not underflow
+    return float(largest * (table.count @ (gaps / largest) ** norm / len(forecast)) ** (1 / norm))
 
 
 def squared_calibration_error(confidence: Any, correct: Any, *, bins: int = 15, scheme: Scheme = "mass") -> float:
@@ -273,7 +274,7 @@ class Bins:
 
 def assign(forecast: np.ndarray, bins: int, scheme: str) -> np.ndarray:
     """Number of each forecast's bin, from 0 to ``bins - 1``."""
-    check_count("bins", bins, 1)
+    bins = check_count("bins", bins, 1)
     if scheme == "width":
         edges = np.linspace(0, 1, bins + 1)[1:-1]
     elif scheme == "mass":

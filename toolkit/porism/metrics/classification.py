@@ -8,7 +8,7 @@ import numpy as np
 
 from porism.arrays import check_count
 from porism.errors import ParameterError
-from porism.metrics._checks import check_labels, check_same_length, to_numpy
+from porism.metrics._checks import check_labels, check_same_length, to_numpy, to_whole_numbers
 
 
 def agreement(a: Any, b: Any) -> float:
@@ -27,7 +27,7 @@ def agreement(a: Any, b: Any) -> float:
     Raises
     ------
     ParameterError
-        For shapes that differ, NaN, or nothing at all.
+        For shapes that differ, entries that are not whole numbers, or nothing at all.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def accuracy(predictions: Any, labels: Any) -> float:
     Raises
     ------
     ParameterError
-        For shapes that differ, NaN, or nothing at all.
+        For shapes that differ, entries that are not whole numbers, or nothing at all.
 
     Examples
     --------
@@ -94,18 +94,18 @@ def top_k_accuracy(scores: Any, labels: Any, *, k: int) -> float:
     0.25
     """
     values, classes = to_numpy(scores=scores, labels=labels)
-    if values.ndim != 2:
-        raise ParameterError(f"scores must have shape (n, classes), got {values.shape}")
+    if values.ndim != 2 or values.size == 0:
+        raise ParameterError(f"scores must have shape (n, classes), not empty, got {values.shape}")
     check_same_length(scores=values, labels=classes)
     check_labels(np, classes, values.shape[1])
-    check_count("k", k, 1, values.shape[1])
+    k = check_count("k", k, 1, values.shape[1])
     own = np.take_along_axis(values, classes.astype(int)[:, None], axis=1)
     above, tied = (values > own).sum(axis=1), (values == own).sum(axis=1)
     return float(np.mean(np.clip((k - above) / tied, 0, 1)))
 
 
 def _agreement(**arrays: Any) -> float:
-    first, second = to_numpy(**arrays)
+    first, second = to_whole_numbers(**arrays)
     check_same_length(**dict(zip(arrays, (first, second), strict=True)))
     if first.shape != second.shape:
         names = " and ".join(arrays)

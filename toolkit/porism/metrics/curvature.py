@@ -6,20 +6,21 @@ deterministic: fix the batch and switch dropout off. Vectors are flat, the param
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from porism.arrays import check_count
+from porism.arrays import check_callable, check_count, check_generator, check_number
 from porism.errors import ParameterError
+from porism.metrics._checks import check_tensor
 
 Loss: TypeAlias = Callable[[], Tensor]
 
 
-def hessian_operator(loss: Loss, parameters: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+def hessian_operator(loss: Loss, parameters: Iterable[Tensor]) -> Callable[[Tensor], Tensor]:
     """Product with the Hessian at the present parameters, the gradient's graph being built once.
 
     Parameters
@@ -27,7 +28,8 @@ def hessian_operator(loss: Loss, parameters: Sequence[Tensor]) -> Callable[[Tens
     loss
         Returns a scalar.
     parameters
-        Leaf tensors that require a gradient, of one dtype and device; those the loss does not use have zero rows.
+        Leaf tensors that require a gradient, of one dtype and device, such as ``model.parameters()``; those the loss
+        does not use have zero rows.
 
     Returns
     -------
@@ -37,7 +39,8 @@ def hessian_operator(loss: Loss, parameters: Sequence[Tensor]) -> Callable[[Tens
     Raises
     ------
     ParameterError
-        For parameters that are empty, mixed, or require no gradient, and a loss that is no finite scalar.
+        For parameters that are empty, mixed, no leaves, or require no gradient, and a loss that is no function of them
+        with a finite scalar as its value.
 
     Notes
     -----
@@ -49,18 +52,22 @@ def hessian_operator(loss: Loss, parameters: Sequence[Tensor]) -> Callable[[Tens
     >>> hessian_operator(lambda: w[0] ** 2 * w[1], [w])(torch.tensor([1.0, 0.0]))
     tensor([4., 2.])
     """
-    given = list(parameters)
-    _check_parameters(given)
+    check_callable(loss=loss)
+    given = _leaves(parameters)
     value = loss()
-    if value.numel() != 1 or not bool(torch.isfinite(value).all()):
-        raise ParameterError("loss must return a finite scalar")
-    if not value.requires_grad:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ParameterError("loss must return a scalar tensor")
+    check_tensor(loss=value)
+    gradients: tuple[Tensor, ...] = ()
+    if value.requires_grad:
+        gradients = torch.autograd.grad(value.reshape(()), given, create_graph=True, allow_unused=True)
+    if all(g is None for g in gradients):
         raise ParameterError("loss must depend on the parameters")
-    gradients = torch.autograd.grad(value.reshape(()), given, create_graph=True, allow_unused=True)
     used = [(g, p) for g, p in zip(gradients, given, strict=True) if g is not None and g.requires_grad]
     sizes = [p.numel() for p in given]
 
     def product(vector: Tensor) -> Tensor:
+        check_tensor(vector=vector)
         if vector.shape != (sum(sizes),):
             raise ParameterError(f"vector must have shape ({sum(sizes)},), got {tuple(vector.shape)}")
         parts = dict(zip(map(id, given), torch.split(vector.to(given[0]), sizes), strict=True))
@@ -79,7 +86,7 @@ def hessian_operator(loss: Loss, parameters: Sequence[Tensor]) -> Callable[[Tens
     return product
 
 
-def hessian_vector_product(loss: Loss, parameters: Sequence[Tensor], vector: Tensor) -> Tensor:
+def hessian_vector_product(loss: Loss, parameters: Iterable[Tensor], vector: Tensor) -> Tensor:
     """Hessian of a loss times one vector.
 
     Parameters
@@ -97,7 +104,7 @@ def hessian_vector_product(loss: Loss, parameters: Sequence[Tensor], vector: Ten
     Raises
     ------
     ParameterError
-        As :func:`hessian_operator`, or for a vector of another shape.
+        As :func:`hessian_operator`, or for a vector of another shape, or not of finite real numbers.
 
     Examples
     --------
@@ -109,7 +116,7 @@ def hessian_vector_product(loss: Loss, parameters: Sequence[Tensor], vector: Ten
 
 
 def sharpness(
-    loss: Loss, parameters: Sequence[Tensor], *, k: int = 1, tolerance: float = 0.0, rng: np.random.Generator
+    loss: Loss, parameters: Iterable[Tensor], *, k: int = 1, tolerance: float = 0.0, rng: np.random.Generator
 ) -> np.ndarray:
     """Largest eigenvalues of the Hessian, by Lanczos.
 
@@ -120,7 +127,7 @@ def sharpness(
     k
         How many, from 1 to the number of entries.
     tolerance
-        Relative accuracy of the eigenvalues; 0 is machine precision of the parameters' dtype.
+        Relative accuracy of the eigenvalues, at least 0 and below 1; 0 is machine precision of the parameters' dtype.
     rng
         Draws the first vector.
 
@@ -132,7 +139,7 @@ def sharpness(
     Raises
     ------
     ParameterError
-        As :func:`hessian_operator`, or for k out of range.
+        As :func:`hessian_operator`, or for k or a tolerance out of range, or an rng that is no Generator.
 
     Notes
     -----
@@ -147,9 +154,10 @@ def sharpness(
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    product, like = hessian_operator(loss, parameters), parameters[0]
-    size = sum(p.numel() for p in parameters)
-    check_count("k", k, 1, size)
+    check_generator(rng)
+    tolerance = check_number("tolerance", tolerance, at_least=0, below=1)
+    product, like, size = _operator(loss, parameters)
+    k = check_count("k", k, 1, size)
     start = rng.standard_normal(size)
     if k == size or not bool(product(_tensor(start, like)).any()):
         # all eigenvalues, which Lanczos cannot give, or a Hessian that is zero, where it has no first step
@@ -167,7 +175,7 @@ def sharpness(
 
 
 def hessian_trace(
-    loss: Loss, parameters: Sequence[Tensor], *, probes: int = 100, rng: np.random.Generator
+    loss: Loss, parameters: Iterable[Tensor], *, probes: int = 100, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Trace of the Hessian, by random signs.
 
@@ -188,7 +196,7 @@ def hessian_trace(
     Raises
     ------
     ParameterError
-        As :func:`hessian_operator`, or for fewer than two probes.
+        As :func:`hessian_operator`, or for fewer than two probes, or an rng that is no Generator.
 
     Notes
     -----
@@ -200,9 +208,9 @@ def hessian_trace(
     >>> hessian_trace(lambda: (w**2).sum(), [w], probes=2, rng=np.random.default_rng(0))
     (6.0, 0.0)
     """
-    check_count("probes", probes, 2)
-    product, like = hessian_operator(loss, parameters), parameters[0]
-    size = sum(p.numel() for p in parameters)
+    check_generator(rng)
+    probes = check_count("probes", probes, 2)
+    product, like, size = _operator(loss, parameters)
     values = np.empty(probes)
     for i in range(probes):
         signs = 2.0 * rng.integers(0, 2, size) - 1
@@ -211,7 +219,7 @@ def hessian_trace(
 
 
 def spectral_density(
-    loss: Loss, parameters: Sequence[Tensor], *, steps: int = 30, probes: int = 8, rng: np.random.Generator
+    loss: Loss, parameters: Iterable[Tensor], *, steps: int = 30, probes: int = 8, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distribution of the Hessian's eigenvalues, by stochastic Lanczos quadrature.
 
@@ -236,7 +244,7 @@ def spectral_density(
     Raises
     ------
     ParameterError
-        As :func:`hessian_operator`, or for numbers below 1.
+        As :func:`hessian_operator`, or for numbers below 1, or an rng that is no Generator.
 
     Notes
     -----
@@ -254,10 +262,9 @@ def spectral_density(
     """
     from scipy.linalg import eigh_tridiagonal
 
-    check_count("steps", steps, 1)
-    check_count("probes", probes, 1)
-    product, like = hessian_operator(loss, parameters), parameters[0]
-    size = sum(p.numel() for p in parameters)
+    check_generator(rng)
+    steps, probes = check_count("steps", steps, 1), check_count("probes", probes, 1)
+    product, like, size = _operator(loss, parameters)
     nodes, weights = [], []
     for _ in range(probes):
         diagonal, beside = _lanczos(product, _tensor(rng.standard_normal(size), like), min(steps, size))
@@ -289,15 +296,28 @@ def _lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> 
     return np.array(diagonal), np.array(beside)
 
 
-def _check_parameters(parameters: Sequence[Tensor]) -> None:
-    if not parameters or sum(p.numel() for p in parameters) == 0:
+def _operator(loss: Loss, parameters: Iterable[Tensor]) -> tuple[Callable[[Tensor], Tensor], Tensor, int]:
+    """The Hessian, a tensor of its dtype and device, and its size."""
+    given = _leaves(parameters)
+    return hessian_operator(loss, given), given[0], sum(p.numel() for p in given)
+
+
+def _leaves(parameters: Iterable[Tensor]) -> list[Tensor]:
+    # a tensor is iterable too, but its rows are new tensors, on which no loss depends
+    if isinstance(parameters, Tensor | Mapping) or not isinstance(parameters, Iterable):
+        raise ParameterError(f"parameters must be a list of leaf tensors, got {type(parameters).__name__}")
+    given = list(parameters)
+    if not all(isinstance(p, Tensor) and p.is_leaf for p in given):
+        raise ParameterError("parameters must be a list of leaf tensors, not numbers or results of operations")
+    if sum(p.numel() for p in given) == 0:
         raise ParameterError("parameters must hold at least one entry")
-    if any(not p.requires_grad for p in parameters):
-        raise ParameterError("parameters must all require a gradient")
-    if len({(p.dtype, p.device) for p in parameters}) > 1:
+    if any(p.is_complex() or not p.requires_grad for p in given):
+        raise ParameterError("parameters must all be real and require a gradient")
+    if len({(p.dtype, p.device) for p in given}) > 1:
         raise ParameterError("parameters must have one dtype and device")
-    if len({id(p) for p in parameters}) < len(parameters):
+    if len({id(p) for p in given}) < len(given):
         raise ParameterError("parameters must not hold a tensor twice")
+    return given
 
 
 def _tensor(vector: np.ndarray, like: Tensor) -> Tensor:

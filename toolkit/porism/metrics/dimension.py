@@ -48,7 +48,7 @@ def two_nn(x: Any, *, discard: float = 0.1) -> float:
     >>> round(two_nn(plane))
     2
     """
-    check_fraction("discard", discard)
+    discard = check_fraction("discard", discard)
     distances, _ = _neighbours(_points(x, 3), 2)
     ratios = np.sort(np.log(distances[:, 1] / distances[:, 0]))
     n = len(ratios)
@@ -92,7 +92,7 @@ def levina_bickel(x: Any, *, neighbours: int = 20) -> float:
     True
     """
     points = _points(x, 3)
-    check_count("neighbours", neighbours, 2, len(points) - 1)
+    neighbours = check_count("neighbours", neighbours, 2, len(points) - 1)
     distances, _ = _neighbours(points, neighbours)
     inverse = np.mean(np.log(distances[:, -1:] / distances[:, :-1]))
     return float(1 / inverse) if inverse > 0 else float("inf")
@@ -131,9 +131,9 @@ def local_pca_dimension(x: Any, *, neighbours: int = 20, variance: float = 0.95)
     >>> int(np.median(local_pca_dimension(plane)))
     2
     """
-    check_fraction("variance", variance)
+    variance = check_fraction("variance", variance)
     points = _points(x, 3)
-    check_count("neighbours", neighbours, 2, len(points) - 1)
+    neighbours = check_count("neighbours", neighbours, 2, len(points) - 1)
     _, members = _neighbours(points, neighbours)
     dimensions = np.empty(len(points), dtype=int)
     for i, near in enumerate(members):
@@ -175,11 +175,11 @@ def correlation_dimension(x: Any, *, shares: tuple[float, float] = (0.005, 0.05)
     """
     from scipy.spatial.distance import pdist
 
-    low, high = shares
-    if not 0 < low < high < 1:
-        raise ParameterError(f"shares must increase in (0, 1), got {shares}")
+    (ends,) = to_numpy(shares=shares)
+    if ends.shape != (2,) or not 0 < ends[0] < ends[1] < 1:
+        raise ParameterError(f"shares must be two numbers that increase in (0, 1), got {shares!r:.80}")
     distances = np.sort(pdist(_points(x, 3)))
-    ranks = [max(int(np.ceil(share * len(distances))), 1) for share in shares]
+    ranks = [max(int(np.ceil(share * len(distances))), 1) for share in ends]
     small, large = distances[ranks[0] - 1], distances[ranks[1] - 1]
     if small == large:
         return float("inf")
@@ -192,7 +192,8 @@ def _points(x: Any, fewest: int) -> np.ndarray:
     check_finite(x=points)
     if points.ndim != 2 or points.shape[1] == 0 or len(points) < fewest:
         raise ParameterError(f"x must have shape (n, d) with n at least {fewest}, got {points.shape}")
-    return points
+    # no dimension depends on the scale: by a power of two, which is exact, squares neither overflow nor vanish
+    return np.asarray(np.ldexp(points, -np.frexp(abs(points).max())[1]))
 
 
 def _neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ def coverage(y: Any, low: Any, high: Any) -> Array:
     >>> float(coverage([1.0, 2.0], [0.0, 2.5], [1.0, 3.0]))
     0.5
     """
-    xp, y, low, high = _intervals(y, low, high)
+    xp, (y, low, high) = _intervals(y=y, low=low, high=high)
     return xp.mean(xp.astype((low <= y) & (y <= high), y.dtype))
 
 
@@ -49,7 +49,7 @@ def mean_width(low: Any, high: Any) -> Array:
     Returns
     -------
     Array
-        Scalar of the input's backend; ``inf`` if an interval is unbounded.
+        Scalar of the input's backend; ``inf`` if an interval is unbounded, 0 for one that is a point at infinity.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def mean_width(low: Any, high: Any) -> Array:
     >>> float(mean_width([0.0, 1.0], [1.0, 4.0]))
     2.0
     """
-    xp, _, low, high = _intervals(low, low, high)
-    return xp.mean(high - low)
+    xp, (low, high) = _intervals(low=low, high=high)
+    return xp.mean(_difference(xp, high, low))
 
 
 def interval_score(y: Any, low: Any, high: Any, *, alpha: float) -> Array:
@@ -97,13 +97,12 @@ def interval_score(y: Any, low: Any, high: Any, *, alpha: float) -> Array:
     >>> float(interval_score([1.0, 5.0], [0.0, 0.0], [2.0, 4.0], alpha=0.5))
     5.0
     """
-    check_fraction("alpha", alpha)
-    xp, y, low, high = _intervals(y, low, high)
-    # the branch that is not taken may be inf - inf
+    alpha = check_fraction("alpha", alpha)
+    xp, (y, low, high) = _intervals(y=y, low=low, high=high)
     inside = xp.zeros_like(y)
-    below = xp.where(y < low, xp.where(y < low, low - y, inside), inside)
-    above = xp.where(y > high, xp.where(y > high, y - high, inside), inside)
-    return xp.mean((high - low) + 2 / alpha * (below + above))
+    below = xp.where(y < low, _difference(xp, low, y), inside)
+    above = xp.where(y > high, _difference(xp, y, high), inside)
+    return xp.mean(_difference(xp, high, low) + 2 / alpha * (below + above))
 
 
 def pinball_loss(y: Any, quantile: Any, *, level: float) -> Array:
@@ -121,7 +120,8 @@ def pinball_loss(y: Any, quantile: Any, *, level: float) -> Array:
     Returns
     -------
     Array
-        Mean loss, a scalar of the input's backend, at least 0.
+        Mean loss, a scalar of the input's backend, at least 0; ``inf`` if one of the two is infinite, 0 for
+        equal infinities.
 
     Raises
     ------
@@ -137,21 +137,30 @@ def pinball_loss(y: Any, quantile: Any, *, level: float) -> Array:
     >>> float(pinball_loss([1.0, 2.0], [0.0, 4.0], level=0.75))
     0.625
     """
-    check_fraction("level", level)
+    level = check_fraction("level", level)
     xp, (y, q) = floating(y=y, quantile=quantile)
     _check_one_shape(y=y, quantile=q)
     check_not_nan(y=y, quantile=q)
-    gap = y - q
-    return xp.mean((level - 0.5) * gap + 0.5 * abs(gap))
+    gap = _difference(xp, y, q)
+    zero = xp.zeros_like(gap)
+    return xp.mean(level * xp.maximum(gap, zero) + (1 - level) * xp.maximum(-gap, zero))
 
 
-def _intervals(y: Any, low: Any, high: Any) -> tuple[Namespace, Array, Array, Array]:
-    xp, (y, low, high) = floating(y=y, low=low, high=high)
-    _check_one_shape(y=y, low=low, high=high)
-    check_not_nan(y=y, low=low, high=high)
-    if bool((low > high).any()):
+def _difference(xp: Namespace, a: Array, b: Array) -> Array:
+    """``a - b``, and 0 where both are the same infinity."""
+    same = (a == b) & xp.isinf(a)
+    zero = xp.zeros_like(a)
+    return xp.where(same, zero, a) - xp.where(same, zero, b)
+
+
+def _intervals(**arrays: Any) -> tuple[Namespace, tuple[Array, ...]]:
+    xp, converted = floating(**arrays)
+    named = dict(zip(arrays, converted, strict=True))
+    _check_one_shape(**named)
+    check_not_nan(**named)
+    if bool((named["low"] > named["high"]).any()):
         raise ParameterError("low must not exceed high")
-    return xp, y, low, high
+    return xp, converted
 
 
 def _check_one_shape(**arrays: Array) -> None:

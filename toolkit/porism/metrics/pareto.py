@@ -194,8 +194,8 @@ def simplex_lattice(objectives: int, divisions: int) -> np.ndarray:
     >>> simplex_lattice(2, 2).tolist()
     [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
     """
-    check_count("objectives", objectives, 1)
-    check_count("divisions", divisions, 1)
+    objectives = check_count("objectives", objectives, 1)
+    divisions = check_count("divisions", divisions, 1)
     places = divisions + objectives - 1
     # bars between stars: the gaps are the parts
     bars = np.array(list(combinations(range(places), objectives - 1)), dtype=float)

@@ -124,7 +124,7 @@ def hit_rate(scores: Any, relevant: Any, *, k: int) -> float:
     from scipy.special import gammaln
 
     above, tied, relevant_tied = _first_relevant(scores, relevant)
-    check_count("k", k, 1, np.shape(scores)[1])
+    k = check_count("k", k, 1, np.shape(scores)[1])
     drawn = np.clip(k - above, 0, tied)
     others = tied - relevant_tied
 

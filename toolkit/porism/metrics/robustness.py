@@ -8,7 +8,7 @@ import numpy as np
 
 from porism.arrays import check_finite
 from porism.errors import ParameterError
-from porism.metrics._checks import check_binary, check_unit_interval, paired_vectors, to_numpy
+from porism.metrics._checks import check_binary, check_unit_interval, paired_vectors, to_numpy, to_whole_numbers
 
 
 def worst_case_accuracy(correct: Any) -> float:
@@ -50,17 +50,18 @@ def group_accuracies(correct: Any, groups: Any) -> tuple[np.ndarray, np.ndarray]
     correct
         0 or 1, shape (n,).
     groups
-        Number of each example's group, shape (n,).
+        Number of each example's group, whole, shape (n,).
 
     Returns
     -------
     names, accuracies
-        Sorted numbers of the groups and their accuracies, shape (groups,).
+        Sorted numbers of the groups, as integers, and their accuracies, shape (groups,).
 
     Raises
     ------
     ParameterError
-        For lengths that differ, entries of ``correct`` other than 0 and 1, NaN, or nothing at all.
+        For lengths that differ, entries of ``correct`` other than 0 and 1, groups that are not whole numbers, or
+        nothing at all.
 
     Examples
     --------
@@ -68,7 +69,7 @@ def group_accuracies(correct: Any, groups: Any) -> tuple[np.ndarray, np.ndarray]
     >>> accuracies.tolist()
     [0.5, 1.0]
     """
-    right, group = paired_vectors(correct=correct, groups=groups)
+    right, group = paired_vectors(correct=correct, groups=groups)[0], to_whole_numbers(groups=groups)[0]
     check_binary(correct=right)
     names, index, count = np.unique(group, return_inverse=True, return_counts=True)
     return names, np.bincount(index, right) / count

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from porism.arrays import check_finite
+from porism.errors import ParameterError
 from porism.metrics._checks import paired_vectors
 
 
@@ -21,7 +23,7 @@ def risk_coverage(confidence: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]
     confidence
         Larger is surer, shape (n,).
     losses
-        Loss of each example, shape (n,); 0 and 1 for errors.
+        Loss of each example, shape (n,), above ``-inf``; 0 and 1 for errors.
 
     Returns
     -------
@@ -31,7 +33,7 @@ def risk_coverage(confidence: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]
     Raises
     ------
     ParameterError
-        For lengths that differ, NaN, or nothing at all.
+        For lengths that differ, NaN, a loss of ``-inf``, or nothing at all.
 
     Notes
     -----
@@ -44,6 +46,8 @@ def risk_coverage(confidence: Any, losses: Any) -> tuple[np.ndarray, np.ndarray]
     ([0.25, 0.5, 0.75, 1.0], np.float64(0.0), np.float64(0.5))
     """
     sure, loss = paired_vectors(confidence=confidence, losses=losses)
+    if (loss == -np.inf).any():
+        raise ParameterError("losses must not be -inf")
     _, group, sizes = np.unique(-sure, return_inverse=True, return_counts=True)
     ordered = np.repeat(np.bincount(group, loss) / sizes, sizes)
     n = np.arange(1, len(loss) + 1)
@@ -96,7 +100,7 @@ def excess_aurc(confidence: Any, losses: Any) -> float:
     Raises
     ------
     ParameterError
-        As :func:`risk_coverage`.
+        As :func:`risk_coverage`, or for an infinite loss.
 
     Notes
     -----
@@ -109,4 +113,5 @@ def excess_aurc(confidence: Any, losses: Any) -> float:
     0.0
     """
     (loss,) = paired_vectors(losses=losses)
+    check_finite(losses=loss)
     return max(aurc(confidence, losses) - aurc(-loss, loss), 0.0)

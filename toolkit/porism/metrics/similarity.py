@@ -67,7 +67,7 @@ def centered_kernel_alignment(k: Any, l: Any) -> Array:
     1.0
     """
     xp, k, l = _kernels(k, l)
-    return _cosine(xp, _centre(xp, k), _centre(xp, l), "k", "l")
+    return _cosine(xp, _centre(xp, k, "k"), _centre(xp, l, "l"), "k", "l")
 
 
 def cka(x: Any, y: Any) -> Array:
@@ -105,7 +105,7 @@ def cka(x: Any, y: Any) -> Array:
             raise ParameterError(f"{name} must have shape (n, features), not empty, got {tuple(value.shape)}")
     if x.shape[0] != y.shape[0]:
         raise ParameterError(f"x has {x.shape[0]} examples and y {y.shape[0]}: they must agree")
-    x, y = _unit_scale(xp, x - xp.mean(x, axis=0), "x"), _unit_scale(xp, y - xp.mean(y, axis=0), "y")
+    x, y = _centred_columns(xp, x, "x"), _centred_columns(xp, y, "y")
     cross = xp.sum((x.T @ y) ** 2)
     return cross / (xp.sum((x.T @ x) ** 2) ** 0.5 * xp.sum((y.T @ y) ** 2) ** 0.5)
 
@@ -115,6 +115,13 @@ def _cosine(xp: Namespace, k: Array, l: Array, first: str, second: str) -> Array
     return xp.sum(k * l) / (xp.sum(k**2) ** 0.5 * xp.sum(l**2) ** 0.5)
 
 
+def _centred_columns(xp: Namespace, a: Array, name: str) -> Array:
+    # the first row is taken off before the mean, so that equal rows become zeros and not rounding errors
+    a = _unit_scale(xp, a, name)
+    a = a - a[:1]
+    return _unit_scale(xp, a - xp.mean(a, axis=0), name)
+
+
 def _unit_scale(xp: Namespace, a: Array, name: str) -> Array:
     size = xp.max(abs(a))
     if not bool(size > 0):
@@ -122,7 +129,9 @@ def _unit_scale(xp: Namespace, a: Array, name: str) -> Array:
     return a / size
 
 
-def _centre(xp: Namespace, k: Array) -> Array:
+def _centre(xp: Namespace, k: Array, name: str) -> Array:
+    k = _unit_scale(xp, k, name)
+    k = k - k[0, 0]
     rows = xp.mean(k, axis=0, keepdims=True)
     return k - rows - xp.mean(k, axis=1, keepdims=True) + xp.mean(rows)
 

@@ -77,7 +77,7 @@ def stable_rank(matrix: Any) -> Array:
     1.25
     """
     xp, a = _matrices(matrix)
-    # singular values are sorted; relative to the largest, squares neither overflow nor vanish
+    # singular values are sorted; relative to the largest, squares do not vanish
     values = xp.linalg.svdvals(a)
     return xp.sum((values / values[..., :1]) ** 2, axis=-1)
 
@@ -110,7 +110,8 @@ def participation_ratio(x: Any) -> Array:
     2.0
     """
     xp, a = _matrices(x, "x")
-    centred = a - xp.mean(a, axis=-2, keepdims=True)
+    centred = a - a[..., :1, :]  # so that equal rows become zeros and not rounding errors
+    centred = centred - xp.mean(centred, axis=-2, keepdims=True)
     size = xp.max(abs(centred), axis=(-2, -1), keepdims=True)
     if not bool((size > 0).all()):
         raise ParameterError("x must have rows that differ")
@@ -233,9 +234,10 @@ def _matrices(matrix: Any, name: str = "matrix") -> tuple[Namespace, Array]:
     if a.ndim < 2 or 0 in a.shape:
         raise ParameterError(f"{name} must have shape (..., m, n), not empty, got {tuple(a.shape)}")
     check_finite(**{name: a})
-    if not bool(xp.any(a != 0, axis=-1).any(-1).all()):
+    size = xp.max(abs(a), axis=(-2, -1), keepdims=True)
+    if not bool((size > 0).all()):
         raise ParameterError(f"{name} must not be zero")
-    return xp, a
+    return xp, a / size  # no measure here depends on the scale
 
 
 def _bases(a: Any, b: Any) -> tuple[Namespace, Array, Array]:

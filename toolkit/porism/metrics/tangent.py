@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 
+from porism.arrays import check_callable
 from porism.errors import ParameterError
+from porism.metrics._checks import check_tensor
 
 Parameters: TypeAlias = Mapping[str, Tensor]
 Model: TypeAlias = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -40,7 +42,8 @@ def jacobian(model: Model, parameters: Parameters, x: Tensor) -> Tensor:
     Raises
     ------
     ParameterError
-        For an empty batch or dictionary, or outputs of a shape other than (n, k).
+        For what is no tensor of finite real numbers, an empty batch or dictionary, or outputs of a shape other than
+        (n, k).
 
     Examples
     --------
@@ -89,7 +92,7 @@ def empirical_ntk(model: Model, parameters: Parameters, x: Tensor, y: Tensor | N
     """
     weights = _check(model, parameters, x)
     if y is not None:
-        _check(model, parameters, y)
+        _check(model, parameters, y, "y")
 
     total: Tensor | None = None
     for name in weights:
@@ -191,7 +194,7 @@ def fisher_vector_product(model: Model, parameters: Parameters, x: Tensor, vecto
     Raises
     ------
     ParameterError
-        As :func:`jacobian`, or for a vector of another shape.
+        As :func:`jacobian`, or for a vector of another shape, or not of finite real numbers.
 
     Notes
     -----
@@ -205,6 +208,7 @@ def fisher_vector_product(model: Model, parameters: Parameters, x: Tensor, vecto
     tensor([ 1., -1.])
     """
     weights = _check(model, parameters, x)
+    check_tensor(vector=vector)
     tangent = _unflatten(vector, parameters)
 
     def outputs(p: dict[str, Tensor]) -> Tensor:
@@ -296,6 +300,7 @@ def _observed_scores(model: Model, parameters: Parameters, x: Tensor, labels: Te
     """Gradients of the log-likelihood of the observed labels, shape (n, entries); no Jacobian is held."""
     weights = _check(model, parameters, x)
     classes = model(weights, x).shape[-1]
+    check_tensor(labels=labels)
     if labels.shape != (len(x),):
         raise ParameterError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
     if labels.is_floating_point() or not bool(((labels >= 0) & (labels < classes)).all()):
@@ -313,17 +318,22 @@ def _unflatten(vector: Tensor, parameters: Parameters) -> dict[str, Tensor]:
     if vector.shape != (sum(sizes),):
         raise ParameterError(f"vector must have shape ({sum(sizes)},), got {tuple(vector.shape)}")
     parts = zip(parameters.items(), torch.split(vector, sizes), strict=True)
-    return {name: part.reshape(value.shape) for (name, value), part in parts}
+    return {name: part.reshape(value.shape).to(value) for (name, value), part in parts}
 
 
-def _check(model: Model, parameters: Parameters, x: Tensor) -> dict[str, Tensor]:
-    """The parameters without history, after a look at the shapes."""
-    weights = {name: value.detach() for name, value in parameters.items()}
-    if not weights:
-        raise ParameterError("parameters must hold at least one tensor")
+def _check(model: Model, parameters: Parameters, x: Tensor, name: str = "x") -> dict[str, Tensor]:
+    """The parameters without history, after a look at everything's types and shapes."""
+    check_callable(model=model)
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise ParameterError("parameters must be a dictionary that holds at least one tensor")
+    check_tensor(**{f"parameters[{key!r}]": value for key, value in parameters.items()}, **{name: x})
+    weights = {key: value.detach() for key, value in parameters.items()}
+    if not all(value.is_floating_point() and value.numel() for value in weights.values()):
+        raise ParameterError("parameters must be of floating dtype and not empty")
     if x.ndim == 0 or len(x) == 0:
-        raise ParameterError(f"x must hold at least one example, its shape is {tuple(x.shape)}")
-    shape = tuple(model(weights, x[:1]).shape)
-    if len(shape) != 2 or shape[0] != 1:
-        raise ParameterError(f"model must return outputs of shape (n, k), got {shape} for one example")
+        raise ParameterError(f"{name} must hold at least one example, its shape is {tuple(x.shape)}")
+    outputs = model(weights, x[:1])
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 1:
+        kind = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ParameterError(f"model must return outputs of shape (n, k), got {kind} for one example")
     return weights

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from porism.arrays import check_count, check_finite
+from porism.arrays import check_callable, check_count, check_finite, check_generator, check_number
 from porism.errors import ParameterError
 from porism.metrics._checks import check_fraction, to_numpy
 
@@ -73,8 +73,8 @@ def permutation_test(
     Raises
     ------
     ParameterError
-        For empty samples, shapes that do not fit, values that are not finite, a statistic that is NaN, or too
-        many splits.
+        For empty samples, shapes that do not fit, values that are not finite, a statistic that is NaN or no number,
+        too many splits, or an rng that is no Generator.
 
     Notes
     -----
@@ -87,11 +87,13 @@ def permutation_test(
     >>> test.statistic, test.p_value
     (3.0, 0.05)
     """
+    check_generator(rng)
+    check_callable(statistic=statistic)
     first, second = _samples(x, y)
     pooled, n = np.concatenate([first, second]), len(first)
 
     def evaluate(splits: np.ndarray) -> np.ndarray:
-        return np.array([float(statistic(pooled[row], pooled[~row])) for row in splits])
+        return np.array([check_number("statistic", statistic(pooled[row], pooled[~row])) for row in splits])
 
     return _compare(evaluate, n, len(pooled), permutations, rng)
 
@@ -125,7 +127,7 @@ def mmd_test(
     Raises
     ------
     ParameterError
-        As :func:`permutation_test`, or for an unknown kernel or one whose matrix has a wrong shape or NaN.
+        As :func:`permutation_test`, or for an unknown kernel or one whose matrix has a wrong shape or is not finite.
 
     Notes
     -----
@@ -139,16 +141,18 @@ def mmd_test(
     """
     from porism.discrepancies.radial import Distance, radial_kernel
 
+    check_generator(rng)
     first, second = _rows(x, y)
     pooled = np.concatenate([first, second])
     if not isinstance(kernel, str):
+        check_callable(kernel=kernel)
         gram: Kernel = kernel
     elif kernel == "energy":
         gram = Distance()
     else:
         # the bandwidth may look at some of the points: a random order keeps it from seeing which sample they are of
         gram = radial_kernel(kernel, bandwidth, pooled[rng.permutation(len(pooled))])
-    return _quadratic_test(gram(pooled, pooled), len(first), permutations, rng)
+    return _quadratic_test("kernel", gram(pooled, pooled), len(first), len(pooled), permutations, rng)
 
 
 def energy_test(x: Any, y: Any, *, permutations: int | None = 999, rng: np.random.Generator) -> TwoSampleTest:
@@ -184,9 +188,11 @@ def energy_test(x: Any, y: Any, *, permutations: int | None = 999, rng: np.rando
     """
     from porism.discrepancies.radial import Distance
 
+    check_generator(rng)
     first, second = _rows(x, y)
     pooled = np.concatenate([first, second])
-    return _quadratic_test(2 * Distance()(pooled, pooled), len(first), permutations, rng)
+    gram = 2 * Distance()(pooled, pooled)
+    return _quadratic_test("distances of x and y", gram, len(first), len(pooled), permutations, rng)
 
 
 def c2st(
@@ -214,8 +220,8 @@ def c2st(
     Raises
     ------
     ParameterError
-        For samples of fewer than two, shapes that do not fit, values that are not finite, or predictions other
-        than 0 and 1.
+        For samples of fewer than two, shapes that do not fit, values that are not finite, predictions other than 0
+        and 1, or an rng that is no Generator.
 
     Notes
     -----
@@ -232,13 +238,15 @@ def c2st(
     """
     from scipy.stats import hypergeom
 
-    check_fraction("held_out", held_out)
+    check_generator(rng)
+    held_out = check_fraction("held_out", held_out)
     train, test = zip(
         *(_held_out(name, s, held_out, rng) for name, s in zip("xy", _samples(x, y), strict=True)), strict=True
     )
     labels = np.repeat([0, 1], [len(part) for part in train])
     pooled = np.concatenate(test)
     predict = _nearest_neighbours if classifier is None else classifier
+    check_callable(classifier=predict)
     (predicted,) = to_numpy(classifier=predict(np.concatenate(train), labels, pooled))
     if predicted.shape != (len(pooled),) or not np.isin(predicted, (0, 1)).all():
         raise ParameterError(f"classifier must return a 0 or 1 for each of {len(pooled)} rows")
@@ -251,12 +259,14 @@ def c2st(
     return TwoSampleTest(float(statistic), min(above + tied, 1.0), min(above + rng.uniform() * tied, 1.0))
 
 
-def _quadratic_test(gram: Any, n: int, permutations: int | None, rng: np.random.Generator) -> TwoSampleTest:
+def _quadratic_test(
+    name: str, gram: Any, n: int, size: int, permutations: int | None, rng: np.random.Generator
+) -> TwoSampleTest:
     """Statistic ``w' K w`` with w = 1/n on the first sample and -1/m on the second: the V-statistic of the MMD."""
-    (matrix,) = to_numpy(kernel=gram)
-    size = len(matrix)
-    if matrix.shape != (size, size) or size <= n:
-        raise ParameterError(f"kernel must return a square matrix for the pooled sample, got shape {matrix.shape}")
+    (matrix,) = to_numpy(**{name: gram})
+    check_finite(**{name: matrix})
+    if matrix.shape != (size, size):
+        raise ParameterError(f"{name} must return shape {(size, size)} for the pooled sample, got {matrix.shape}")
 
     def evaluate(splits: np.ndarray) -> np.ndarray:
         w = np.where(splits, 1 / n, -1 / (size - n))

@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from porism.arrays import check_finite, floating
+from porism.arrays import check_count, check_finite, check_number, floating
 from porism.errors import ParameterError
 
-_FLOAT = (int, float, np.integer, np.floating)
+# Above this multiple of the largest cost a value in float64 is rounding of the regularisation.
+_LARGEST_EPSILON = 1e12
+# Sums of costs beyond this may overflow.
+_LARGEST_COST = 1e300
 
 
 def tensors(**arrays: Any) -> tuple[bool, tuple[Any, ...]]:
     """Whether the arguments are numpy's, and all of them as tensors that share memory with them."""
-    _, values = floating(**arrays)
+    _, values = floating(optional=("a", "b"), **arrays)
     numpy = any(isinstance(value, np.ndarray) for value in values)
     if not numpy:
         return False, values
@@ -66,6 +69,8 @@ def points(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], Tensor, Tensor]:
         if value.ndim < 2 or 0 in value.shape:
             raise ParameterError(f"{name} must have shape (..., n, d), not empty, its shape is {tuple(value.shape)}")
         check_finite(**{name: value.detach()})
+        if not bool(value.detach().square().sum(-1).isfinite().all()):
+            raise ParameterError(f"{name} has points whose squared length overflows {value.dtype}; rescale them")
     if x.shape[-1] != y.shape[-1]:
         raise ParameterError(f"x has points of dimension {x.shape[-1]}, y of dimension {y.shape[-1]}")
     try:
@@ -76,9 +81,16 @@ def points(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], Tensor, Tensor]:
     return batch, *(v.expand(*batch, *v.shape[-2:]).reshape(-1, *v.shape[-2:]) for v in (x, y))  # type: ignore[return-value]
 
 
-def check_allowed(cost: Tensor, a: Tensor, b: Tensor) -> None:
-    """Every point with weight needs a partner with weight."""
-    if not bool(torch.isinf(cost.amax())):
+def check_allowed(cost: Tensor, a: Tensor, b: Tensor, epsilon: float) -> None:
+    """Every point with weight needs a partner with weight, and epsilon must leave something of the costs."""
+    lowest, highest = (float(end) for end in torch.aminmax(cost))
+    limited = highest == math.inf
+    if limited:
+        highest = float(cost.masked_fill(cost.isinf(), lowest).amax())
+    largest = check_number("the largest cost", max(-lowest, highest), at_most=_LARGEST_COST)
+    if 0 < largest < epsilon / _LARGEST_EPSILON:
+        raise ParameterError(f"epsilon must be at most 1e12 times the largest cost, {largest:g}, got {epsilon:g}")
+    if not limited:
         return
     forbidden = cost.isinf()
     rows = (forbidden | (b == 0).unsqueeze(1)).all(2) & (a > 0)
@@ -92,20 +104,18 @@ def penalties(unbalanced: Any) -> tuple[float, float]:
     """The strengths of both marginals' penalties; infinity is a hard constraint."""
     if unbalanced is None:
         return math.inf, math.inf
-    pair = (unbalanced, unbalanced) if isinstance(unbalanced, _FLOAT) else unbalanced
-    if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(r, _FLOAT) and r > 0 for r in pair):
-        raise ParameterError(f"unbalanced must be a positive number, a pair of these or None, got {unbalanced!r}")
-    return float(pair[0]), float(pair[1])
+    pair = unbalanced if isinstance(unbalanced, tuple) else (unbalanced, unbalanced)
+    if len(pair) != 2:
+        raise ParameterError(f"unbalanced must be a positive number, a pair of these or None, got {unbalanced!r:.80}")
+    return check_number("unbalanced", pair[0], above=0), check_number("unbalanced", pair[1], above=0)
 
 
-def check_options(epsilon: Any, iterations: Any, tolerance: Any, gradient: Any) -> float:
-    """The regularisation as a float; every option in its range."""
-    if not isinstance(epsilon, _FLOAT) or not 0 < epsilon < math.inf:
-        raise ParameterError(f"epsilon must be a finite number above 0, got {epsilon!r}")
-    if not isinstance(iterations, (int, np.integer)) or iterations < 1:
-        raise ParameterError(f"iterations must be a whole number of at least 1, got {iterations!r}")
-    if not isinstance(tolerance, _FLOAT) or not tolerance >= 0:
-        raise ParameterError(f"tolerance must be a number of at least 0, got {tolerance!r}")
+def check_options(epsilon: Any, iterations: Any, tolerance: Any, gradient: Any) -> tuple[float, int, float]:
+    """The regularisation, the number of iterations and the tolerance; every option in its range."""
     if gradient not in ("implicit", "unroll"):
         raise ParameterError(f"gradient must be 'implicit' or 'unroll', got {gradient!r}")
-    return float(epsilon)
+    return (
+        check_number("epsilon", epsilon, above=0, below=math.inf),
+        check_count("iterations", iterations, 1),
+        check_number("tolerance", tolerance, at_least=0),
+    )

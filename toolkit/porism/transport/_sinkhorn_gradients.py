@@ -115,8 +115,8 @@ def balanced_gauge(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tens
     return f + shift, g - shift
 
 
-def unrolled(problem: Problem, epsilon: float, iterations: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Potentials and value from iterations in the log domain that autograd records.
+def unrolled(problem: Problem, epsilon: float, iterations: int, tolerance: float) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Potentials, value and number of iterations in the log domain that autograd records.
 
     All problems run until the last of them has converged.
     """
@@ -124,7 +124,9 @@ def unrolled(problem: Problem, epsilon: float, iterations: int, tolerance: float
     damping_f, damping_g = (1 / (1 + epsilon / rho) for rho in problem.rho)
     log_a, log_b = (torch.where(w > 0, torch.where(w > 0, w, 1).log(), -math.inf) for w in (a, b))
     f, g = torch.zeros_like(a), torch.zeros_like(b)
-    for _ in range(iterations):
+    used, done = 0, False
+    while used < iterations and not done:
+        used += 1
         new = -damping_f * epsilon * ((g.unsqueeze(1) - cost) / epsilon + log_b.unsqueeze(1)).logsumexp(2)
         error = (a * torch.expm1((f - new).detach() / epsilon).abs()).sum(1)
         if problem.symmetric:
@@ -132,10 +134,9 @@ def unrolled(problem: Problem, epsilon: float, iterations: int, tolerance: float
         else:
             f = new
             g = -damping_g * epsilon * ((f.unsqueeze(2) - cost) / epsilon + log_a.unsqueeze(2)).logsumexp(1)
-        if bool((error <= tolerance).all()):
-            break
+        done = tolerance > 0 and bool((error <= tolerance).all())
     power = ((f.unsqueeze(2) + g.unsqueeze(1) - cost) / epsilon).clamp(max=650).exp()
     value = -epsilon * (torch.einsum("bi,bij,bj->b", a, power, b) - a.sum(1) * b.sum(1))
     for weights, side, rho in ((a, f, problem.rho[0]), (b, g, problem.rho[1])):
         value = value + (weights * (side if math.isinf(rho) else -rho * torch.expm1(-side / rho))).sum(1)
-    return f, g, value
+    return f, g, value, used

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from porism.arrays import check_finite
 from porism.errors import ParameterError
 
 # A function of points (..., n, d) and (..., m, d) with values (..., n, m), in torch.
@@ -59,7 +60,8 @@ def cost_matrix(x: Tensor, y: Tensor | None = None, cost: Cost = "sqeuclidean") 
     Raises
     ------
     ParameterError
-        If the cost is not known, or a function's result has another shape.
+        If the points are not finite floating tensors of these shapes, the cost is not known, or a function's result
+        has another shape.
 
     Notes
     -----
@@ -72,6 +74,21 @@ def cost_matrix(x: Tensor, y: Tensor | None = None, cost: Cost = "sqeuclidean") 
     tensor([[[1.],
              [4.]]])
     """
+    for name, points in (("x", x), *(() if y is None else (("y", y),))):
+        if not isinstance(points, Tensor) or not points.is_floating_point() or points.ndim != 3:
+            got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+            raise ParameterError(f"{name} must be a floating tensor of shape (B, n, d), got {got}")
+        check_finite(**{name: points.detach()})
+    if y is not None and (x.shape[::2] != y.shape[::2] or x.dtype != y.dtype or x.device != y.device):
+        raise ParameterError(
+            f"x and y must have one dtype, one device, and shapes (B, n, d) and (B, m, d);"
+            f" they are {tuple(x.shape)}, {x.dtype} and {tuple(y.shape)}, {y.dtype}"
+        )
+    return pairwise_costs(x, y, cost)
+
+
+def pairwise_costs(x: Tensor, y: Tensor | None, cost: Cost) -> Tensor:
+    """:func:`cost_matrix` of points that were checked."""
     other = x if y is None else y
     if callable(cost):
         costs = cost(x, other)

@@ -21,7 +21,7 @@ from porism.transport import _sinkhorn_arguments as arguments
 from porism.transport._sinkhorn_certificate import Certificate, certify
 from porism.transport._sinkhorn_gradients import balanced_gauge, envelope_value, implicit_potentials, unrolled
 from porism.transport._sinkhorn_results import SinkhornDivergence, SinkhornResult, round_towards
-from porism.transport.costs import Cost, cost_matrix
+from porism.transport.costs import Cost, pairwise_costs
 
 Gradient = Literal["implicit", "unroll"]
 
@@ -47,7 +47,8 @@ def sinkhorn(
     a, b
         Weights (..., n) and (..., m), not negative, zeros allowed; of sum 1 unless ``unbalanced``. None: uniform.
     epsilon
-        The regularisation, above 0, in units of the cost.
+        The regularisation, above 0, in units of the cost; at most 1e12 times the largest, beyond which rounding
+        leaves nothing of the value.
     iterations
         At most this many updates of both potentials.
     tolerance
@@ -91,11 +92,11 @@ def sinkhorn(
     array([[0.3655, 0.1345],
            [0.1345, 0.3655]])
     """
-    epsilon = arguments.check_options(epsilon, iterations, tolerance, gradient)
+    epsilon, iterations, tolerance = arguments.check_options(epsilon, iterations, tolerance, gradient)
     rho = arguments.penalties(unbalanced)
     numpy, (cost, a, b) = arguments.tensors(cost=cost, a=a, b=b)
     batch, cost = arguments.cost_batch(cost)
-    a, b = _weights(a, b, batch, cost, math.isinf(min(rho)))
+    a, b = _weights(a, b, batch, cost, math.isinf(min(rho)), epsilon)
     return (
         _Solver(epsilon, iterations, tolerance, gradient, accelerate, batch, numpy)
         .solve(Problem(cost, a, b, rho))
@@ -146,12 +147,12 @@ def entropic_ot(
     >>> float(entropic_ot(np.zeros((1, 1)), np.full((1, 1), 3.0), epsilon=0.1).value)
     9.0
     """
-    epsilon = arguments.check_options(epsilon, iterations, tolerance, gradient)
+    epsilon, iterations, tolerance = arguments.check_options(epsilon, iterations, tolerance, gradient)
     rho = arguments.penalties(unbalanced)
     numpy, (x, y, a, b) = arguments.tensors(x=x, y=y, a=a, b=b)
     batch, x, y = arguments.points(x, y)
-    _, costs = arguments.cost_batch(cost_matrix(x, y, cost))
-    a, b = _weights(a, b, batch, costs, math.isinf(min(rho)))
+    _, costs = arguments.cost_batch(pairwise_costs(x, y, cost))
+    a, b = _weights(a, b, batch, costs, math.isinf(min(rho)), epsilon)
     return (
         _Solver(epsilon, iterations, tolerance, gradient, accelerate, batch, numpy)
         .solve(Problem(costs, a, b, rho))
@@ -212,14 +213,14 @@ def sinkhorn_divergence(
     >>> round(float(sinkhorn_divergence(x, x + 1, epsilon=0.5).value), 6)
     1.0
     """
-    epsilon = arguments.check_options(epsilon, iterations, tolerance, gradient)
+    epsilon, iterations, tolerance = arguments.check_options(epsilon, iterations, tolerance, gradient)
     if isinstance(unbalanced, tuple):
         raise ParameterError("unbalanced must be one number: the terms of a sample with itself have one penalty")
     rho = arguments.penalties(unbalanced)
     numpy, (x, y, a, b) = arguments.tensors(x=x, y=y, a=a, b=b)
     batch, x, y = arguments.points(x, y)
-    _, costs = arguments.cost_batch(cost_matrix(x, y, cost))
-    a, b = _weights(a, b, batch, costs, math.isinf(rho[0]))
+    _, costs = arguments.cost_batch(pairwise_costs(x, y, cost))
+    a, b = _weights(a, b, batch, costs, math.isinf(rho[0]), epsilon)
     solver = _Solver(epsilon, iterations, tolerance, gradient, accelerate, batch, numpy)
     cross = solver.solve(Problem(costs, a, b, rho))
     self_x, self_y = (solver.solve(Problem(_self_cost(z, cost), w, w, rho, True)) for z, w in ((x, a), (y, b)))
@@ -238,16 +239,16 @@ def sinkhorn_divergence(
 
 
 def _weights(
-    a: Tensor | None, b: Tensor | None, batch: tuple[int, ...], cost: Tensor, sum_to_one: bool
+    a: Tensor | None, b: Tensor | None, batch: tuple[int, ...], cost: Tensor, sum_to_one: bool, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     wide_a = arguments.weights("a", a, batch, cost[..., 0], sum_to_one=sum_to_one)
     wide_b = arguments.weights("b", b, batch, cost[..., 0, :], sum_to_one=sum_to_one)
-    arguments.check_allowed(cost.detach(), wide_a.detach(), wide_b.detach())
+    arguments.check_allowed(cost.detach(), wide_a.detach(), wide_b.detach(), epsilon)
     return wide_a, wide_b
 
 
 def _self_cost(points: Tensor, cost: Cost) -> Tensor:
-    _, costs = arguments.cost_batch(cost_matrix(points, None, cost))
+    _, costs = arguments.cost_batch(pairwise_costs(points, None, cost))
     if callable(cost):
         values = costs.detach()
         if not torch.allclose(values, values.transpose(1, 2), rtol=1e-4, atol=1e-6 * float(values.abs().amax())):
@@ -282,8 +283,8 @@ class _Solver:
         wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (problem.cost, problem.a, problem.b))
         f, g, value = None, None, None
         if wanted and self.gradient == "unroll":
-            f, g, value = unrolled(problem, self.epsilon, self.iterations, self.tolerance)
-            steps = torch.full((len(f),), self.iterations, device=f.device)
+            f, g, value, used = unrolled(problem, self.epsilon, self.iterations, self.tolerance)
+            steps = torch.full((len(f),), used, device=f.device)
             solution = Solution(f.detach(), g.detach(), steps, torch.zeros_like(steps, dtype=torch.bool))
         else:
             solution = solve(

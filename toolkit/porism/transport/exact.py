@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from porism.arrays import Array, Namespace, check_finite, floating, probabilities
-from porism.discrepancies.samples import distances
+from porism.arrays import Array, Namespace, check_count, check_finite, check_generator, floating, probabilities
+from porism.discrepancies.samples import distances, power_of_two
 from porism.errors import MissingExtraError, ParameterError
 from porism.transport.one_dimensional import check_order
+
+# How often a problem is solved again with its largest costs cut off.
+_ROUNDS = 12
 
 
 class ExactTransport(NamedTuple):
@@ -68,7 +71,8 @@ def exact_ot(
     MissingExtraError
         Without POT.
     ParameterError
-        For NaN, infinities, weights that are no distribution or have another size, or too few iterations.
+        For NaN, infinities, weights that are no distribution or have another size, too few iterations, or costs of
+        magnitudes so different that the solver does not find the optimum (the potentials tell).
 
     Notes
     -----
@@ -80,23 +84,20 @@ def exact_ot(
     >>> float(found.value), found.plan.tolist()
     (0.5, [[0.5, 0.0], [0.0, 0.5]])
     """
-    xp, (cost, a, b) = floating(cost=cost, x_weights=x_weights, y_weights=y_weights)
+    xp, (cost, a, b) = floating(
+        optional=("x_weights", "y_weights"), cost=cost, x_weights=x_weights, y_weights=y_weights
+    )
+    max_iterations = check_count("max_iterations", max_iterations, 1)
     if cost.ndim != 2 or 0 in cost.shape:
         raise ParameterError(f"cost must have shape (n, m), neither zero; it has {tuple(cost.shape)}")
     check_finite(cost=cost)
     a = _masses(xp, "x_weights", a, cost.shape[0], cost, normalize)
     b = _masses(xp, "y_weights", b, cost.shape[1], cost, normalize)
-    ot = _pot()
     costs, left, right = (np.asarray(_numpy(v), dtype=np.float64) for v in (cost, a, b))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns about is in the log
-        plan, log = ot.emd(left / left.sum(), right / right.sum(), costs, numItermax=max_iterations, log=True)
-    if log["warning"]:
-        raise ParameterError(f"max_iterations is too small or the problem is degenerate: {log['warning']}")
-    v = log["v"]
-    u = (costs - v).min(axis=1)  # feasible beyond rounding; unreached points get a potential too
-    v = (costs - u[:, None]).min(axis=0)
-    plan, u, v = (_like(xp, values, cost) for values in (plan, u, v))
+    scale = float(abs(costs).max()) or 1.0
+    least = float((costs / scale).min())
+    plan, u, v = _solved(costs / scale - least, left / left.sum(), right / right.sum(), max_iterations)
+    plan, u, v = (_like(xp, values, cost) for values in (plan, (u + least) * scale, v * scale))
     # The envelope theorem: what is added is zero and has the derivatives in the weights.
     value = xp.sum(plan * cost) + _zero(xp, a) @ u + _zero(xp, b) @ v
     return ExactTransport(value, plan, u, v)
@@ -143,9 +144,10 @@ def exact_wasserstein(
     >>> float(exact_wasserstein([[0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 2.0]]))
     2.0
     """
-    if check_order(p) == float("inf"):
+    p = check_order(p)
+    if p == float("inf"):
         raise ParameterError("p must be finite; on the line wasserstein_1d takes p = inf")
-    xp, (x, y, a, b) = floating(x=x, y=y, x_weights=x_weights, y_weights=y_weights)
+    xp, (x, y, a, b) = floating(optional=("x_weights", "y_weights"), x=x, y=y, x_weights=x_weights, y_weights=y_weights)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ParameterError(f"x and y must have shapes (n, d) and (m, d), none of them zero; they are {shapes}")
@@ -154,8 +156,10 @@ def exact_wasserstein(
     scale = float(_numpy(gaps).max())
     if scale == 0:
         return xp.sum(gaps) * 0
-    value = exact_ot((gaps / scale) ** p, x_weights=a, y_weights=b, normalize=normalize).value
-    moved = value > 0
+    found = exact_ot((gaps / scale) ** p, x_weights=a, y_weights=b, normalize=normalize)
+    value, moved = found.value, found.value > 0
+    if not bool(moved) and bool(((found.plan > 0) & (gaps > 0)).any()):
+        raise ParameterError(f"p must be smaller: powers {p:g} of these distances underflow")
     root = scale * xp.where(moved, value, xp.ones_like(value)) ** (1 / p)
     return xp.where(moved, root, xp.zeros_like(root))
 
@@ -197,7 +201,8 @@ def gromov_wasserstein(
     MissingExtraError
         Without POT.
     ParameterError
-        For NaN, infinities, matrices that are not symmetric, or weights that are no distribution.
+        For NaN, infinities, matrices that are not symmetric, weights that are no distribution, or ``starts`` without
+        an ``rng``.
 
     Notes
     -----
@@ -211,7 +216,11 @@ def gromov_wasserstein(
     True
     """
     xp, (a_matrix, b_matrix, a, b) = floating(
-        x_distances=x_distances, y_distances=y_distances, x_weights=x_weights, y_weights=y_weights
+        optional=("x_weights", "y_weights"),
+        x_distances=x_distances,
+        y_distances=y_distances,
+        x_weights=x_weights,
+        y_weights=y_weights,
     )
     for name, matrix in (("x_distances", a_matrix), ("y_distances", b_matrix)):
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
@@ -219,10 +228,13 @@ def gromov_wasserstein(
         check_finite(**{name: matrix})
         if not bool((abs(matrix - matrix.T) <= 1e-6 * xp.max(abs(matrix))).all()):
             raise ParameterError(f"{name} must be symmetric")
-    if starts < 0 or (starts > 0 and rng is None):
-        raise ParameterError(f"starts must not be negative and needs rng when positive, got {starts}")
+    starts = check_count("starts", starts, 0)
+    if starts:
+        check_generator(rng)
     a = _masses(xp, "x_weights", a, a_matrix.shape[0], a_matrix, normalize)
     b = _masses(xp, "y_weights", b, b_matrix.shape[0], b_matrix, normalize)
+    scale = power_of_two(max(float(abs(_numpy(matrix)).max()) for matrix in (a_matrix, b_matrix)))
+    a_matrix, b_matrix = a_matrix / scale, b_matrix / scale  # the solver's tolerances are absolute
     ot = _pot()
     inner, outer, left, right = (np.asarray(_numpy(v), dtype=np.float64) for v in (a_matrix, b_matrix, a, b))
     left, right = left / left.sum(), right / right.sum()
@@ -233,7 +245,34 @@ def gromov_wasserstein(
     found = [ot.gromov.gromov_wasserstein(inner, outer, left, right, "square_loss", G0=start) for start in plans]
     plan = min(found, key=lambda candidate: _distortion(np, inner, outer, candidate))
     coupling = _like(xp, plan, a_matrix)
-    return GromovWasserstein(_distortion(xp, a_matrix, b_matrix, coupling), coupling)
+    return GromovWasserstein(_distortion(xp, a_matrix, b_matrix, coupling) * scale * scale, coupling)
+
+
+def _solved(costs: Array, left: Array, right: Array, max_iterations: int) -> tuple[Array, Array, Array]:
+    """An optimal plan and feasible potentials of costs from 0 on, to a relative accuracy of the value.
+
+    The simplex rounds relative to the largest cost. So where the potentials do not prove the plan, it is solved again
+    with the costs cut off above what an optimal plan is likely to use; the potentials prove that it did not.
+    """
+    ot, limit = _pot(), float(costs.max()) or 1.0
+    for _ in range(_ROUNDS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns about is in the log
+            cut = np.minimum(costs / limit, 1.0)
+            plan, log = ot.emd(left, right, cut, numItermax=max_iterations, log=True)
+        if log["warning"]:
+            raise ParameterError(f"max_iterations is too small or the problem is degenerate: {log['warning']}")
+        plan[plan < 1e-12 * np.minimum(left[:, None], right)] = 0  # what rounding of the marginals left over
+        v = log["v"] * limit
+        u = (costs - v).min(axis=1)  # feasible beyond rounding; unreached points get a potential too
+        v = (costs - u[:, None]).min(axis=0)
+        value = float((plan * costs).sum())
+        gap = float((plan * (costs - u[:, None] - v)).sum())
+        rounding = np.finfo(float).eps * float(left @ abs(u) + right @ abs(v))
+        if value == 0 or (gap <= 1e-9 * value and rounding <= 1e-2 * value):
+            return plan, u, v
+        limit = min(limit / 10, 10 * value * len(left) * len(right) / (len(left) + len(right)))
+    raise ParameterError("cost spans too many magnitudes for the solver")
 
 
 def _distortion(xp: Namespace, inner: Array, outer: Array, plan: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import array_api_compat
 import numpy as np
 
-from porism.arrays import Array, Namespace, check_axis, check_finite, floating, probabilities
+from porism.arrays import Array, Namespace, check_axis, check_finite, check_number, floating, probabilities
 from porism.errors import ParameterError
 from porism.transport.sorting import argsort, merge_levels, on_cpu_without_gradient, sort_values, take
 
@@ -209,9 +209,9 @@ def crps_sample(
     >>> float(crps_sample([0.0, 2.0], 1.0))
     0.5
     """
-    xp, (x, y, a) = floating(x=x, y=y, x_weights=x_weights)
+    xp, (x, y, a) = floating(optional=("x_weights",), x=x, y=y, x_weights=x_weights)
     check_axis(axis, x=x)
-    a = _weights(xp, "x_weights", a, x, axis, normalize)
+    a = weights_of(xp, "x_weights", a, x, axis, normalize)
     x = xp.moveaxis(x, axis, -1)
     check_finite(x=x, y=y)
     try:
@@ -263,30 +263,11 @@ def power_mean(xp: Namespace, gaps: Array, mass: Array | None, p: float) -> Arra
 
 def check_order(p: float) -> float:
     """The order of a Wasserstein distance as a float, or :class:`ParameterError`."""
-    if not (isinstance(p, (int, float)) and p >= 1):
-        raise ParameterError(f"p must be a number in [1, inf], got {p!r}")
-    return float(p)
+    return check_number("p", p, at_least=1)
 
 
-def _samples(
-    x: Array, y: Array, x_weights: Array | None, y_weights: Array | None, axis: int, normalize: bool
-) -> tuple[Namespace, Array, Array, Array | None, Array | None]:
-    """The namespace, both samples with their axis moved to the end, and their weights."""
-    xp, (x, y, a, b) = floating(x=x, y=y, x_weights=x_weights, y_weights=y_weights)
-    check_axis(axis, x=x)
-    check_axis(axis, y=y)
-    a = _weights(xp, "x_weights", a, x, axis, normalize)
-    b = _weights(xp, "y_weights", b, y, axis, normalize)
-    x, y = xp.moveaxis(x, axis, -1), xp.moveaxis(y, axis, -1)
-    try:
-        np.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    except ValueError:
-        shapes = f"{tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}"
-        raise ParameterError(f"x and y have batch shapes {shapes}, which do not broadcast") from None
-    return xp, x, y, a, b
-
-
-def _weights(xp: Namespace, name: str, weights: Array | None, x: Array, axis: int, normalize: bool) -> Array | None:
+def weights_of(xp: Namespace, name: str, weights: Array | None, x: Array, axis: int, normalize: bool) -> Array | None:
+    """Masses of the points of ``x`` along ``axis``, checked, with their axis moved to the end."""
     if weights is None:
         return None
     if tuple(weights.shape) == tuple(x.shape):
@@ -296,6 +277,24 @@ def _weights(xp: Namespace, name: str, weights: Array | None, x: Array, axis: in
         raise ParameterError(f"{name} must have shape {shapes}, it has {tuple(weights.shape)}")
     (weights,) = probabilities(xp, axis=-1, normalize=normalize, **{name: weights})
     return weights / xp.sum(weights, axis=-1, keepdims=True)  # what the check lets pass must not add up
+
+
+def _samples(
+    x: Array, y: Array, x_weights: Array | None, y_weights: Array | None, axis: int, normalize: bool
+) -> tuple[Namespace, Array, Array, Array | None, Array | None]:
+    """The namespace, both samples with their axis moved to the end, and their weights."""
+    xp, (x, y, a, b) = floating(optional=("x_weights", "y_weights"), x=x, y=y, x_weights=x_weights, y_weights=y_weights)
+    check_axis(axis, x=x)
+    check_axis(axis, y=y)
+    a = weights_of(xp, "x_weights", a, x, axis, normalize)
+    b = weights_of(xp, "y_weights", b, y, axis, normalize)
+    x, y = xp.moveaxis(x, axis, -1), xp.moveaxis(y, axis, -1)
+    try:
+        np.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    except ValueError:
+        shapes = f"{tuple(x.shape[:-1])} and {tuple(y.shape[:-1])}"
+        raise ParameterError(f"x and y have batch shapes {shapes}, which do not broadcast") from None
+    return xp, x, y, a, b
 
 
 def _equal_masses(xp: Namespace, x: Array) -> Array:

@@ -8,9 +8,9 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from porism.arrays import Array, Namespace, check_finite, floating
+from porism.arrays import Array, Namespace, check_count, check_finite, check_generator, floating
 from porism.errors import ParameterError
-from porism.transport.one_dimensional import check_order, power_mean, quantile_coupling, wasserstein_1d
+from porism.transport.one_dimensional import check_order, power_mean, quantile_coupling, wasserstein_1d, weights_of
 
 # Numbers that the projections of one block may take, so that memory stays bounded.
 _BLOCK = 2**22
@@ -54,7 +54,8 @@ def sliced_wasserstein(
     Raises
     ------
     ParameterError
-        For NaN, infinities, samples of other shapes, a zero direction, or a number of directions without ``rng``.
+        For NaN, infinities, samples of other shapes, a zero direction, weights that are no distribution, or a number
+        of directions without an ``rng``.
 
     Notes
     -----
@@ -67,18 +68,17 @@ def sliced_wasserstein(
     >>> float(sliced_wasserstein([[0.0, 0.0]], [[3.0, 4.0]], projections=directions))
     3.5355339059327378
     """
-    if check_order(p) == math.inf:
+    p = check_order(p)
+    if p == math.inf:
         raise ParameterError("p must be finite: the mean over directions has no limit of order inf")
-    xp, x, y = _clouds(x, y)
+    xp, x, y, a, b = _clouds(x, y, x_weights, y_weights, normalize)
     directions = _directions(xp, x, projections, rng)
     block = max(1, _BLOCK // (x.shape[0] + y.shape[0]))
     distances = [
-        wasserstein_1d(
-            part @ x.T, part @ y.T, p, x_weights=x_weights, y_weights=y_weights, axis=-1, normalize=normalize
-        )
+        wasserstein_1d(part @ x.T, part @ y.T, p, x_weights=a, y_weights=b)
         for part in (directions[k : k + block] for k in range(0, directions.shape[0], block))
     ]
-    return power_mean(xp, xp.concat(distances), None, float(p))
+    return power_mean(xp, xp.concat(distances), None, p)
 
 
 def max_sliced_wasserstein(
@@ -121,21 +121,9 @@ def max_sliced_wasserstein(
     >>> round(float(max_sliced_wasserstein([[0.0, 0.0]], [[3.0, 4.0]], rng=np.random.default_rng(0))), 9)
     5.0
     """
-    _, x, y = _clouds(x, y)
-    direction = max_sliced_direction(
-        x,
-        y,
-        p,
-        projections=projections,
-        rng=rng,
-        steps=steps,
-        x_weights=x_weights,
-        y_weights=y_weights,
-        normalize=normalize,
-    )
-    return wasserstein_1d(
-        x @ direction, y @ direction, p, x_weights=x_weights, y_weights=y_weights, normalize=normalize
-    )
+    _, x, y, a, b = _clouds(x, y, x_weights, y_weights, normalize)
+    direction = max_sliced_direction(x, y, p, projections=projections, rng=rng, steps=steps, x_weights=a, y_weights=b)
+    return wasserstein_1d(x @ direction, y @ direction, p, x_weights=a, y_weights=b)
 
 
 def max_sliced_direction(
@@ -188,19 +176,20 @@ def max_sliced_direction(
     >>> abs(max_sliced_direction(x, x + [2.0, 0.0], rng=np.random.default_rng(0))).round(9).tolist()
     [1.0, 0.0]
     """
-    if check_order(p) == math.inf:
+    p, steps = check_order(p), check_count("steps", steps, 0)
+    if p == math.inf:
         raise ParameterError("p must be finite for a search by gradients")
-    xp, x, y = _clouds(x, y)
+    xp, x, y, a, b = _clouds(x, y, x_weights, y_weights, normalize)
     starts = _numpy(_directions(xp, x, projections, rng))
     cloud_x, cloud_y = _numpy(x), _numpy(y)
-    a, b = (None if v is None else _numpy(v) for v in (x_weights, y_weights))
-    weights: dict[str, Any] = {"x_weights": a, "y_weights": b, "normalize": normalize}
+    a, b = (None if v is None else _numpy(v) for v in (a, b))
+    weights: dict[str, Any] = {"x_weights": a, "y_weights": b}
     means: Array = np.average(cloud_y, axis=0, weights=b) - np.average(cloud_x, axis=0, weights=a)
     if np.linalg.norm(means) > 0:
         starts = np.concatenate([starts, means[None] / np.linalg.norm(means)])
     reached = np.array([float(wasserstein_1d(cloud_x @ t, cloud_y @ t, p, **weights)) for t in starts])
     best = [
-        _climb(cloud_x, cloud_y, float(p), starts[k], float(reached[k]), steps, weights)
+        _climb(cloud_x, cloud_y, p, starts[k], float(reached[k]), steps, weights)
         for k in np.argsort(-reached, kind="stable")[:3]
     ]
     direction = max(best, key=lambda found: found[0])[1]
@@ -238,26 +227,26 @@ def _gradient(x: Array, y: Array, p: float, direction: Array, weights: dict[str,
     return ambient - (ambient @ direction) * direction
 
 
-def _clouds(x: Array, y: Array) -> tuple[Namespace, Array, Array]:
-    xp, (x, y) = floating(x=x, y=y)
+def _clouds(
+    x: Array, y: Array, x_weights: Array | None, y_weights: Array | None, normalize: bool
+) -> tuple[Namespace, Array, Array, Array | None, Array | None]:
+    """The namespace, and both samples and their weights, checked."""
+    xp, (x, y, a, b) = floating(optional=("x_weights", "y_weights"), x=x, y=y, x_weights=x_weights, y_weights=y_weights)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ParameterError(f"x and y must have shapes (n, d) and (m, d), none of them zero; they are {shapes}")
     check_finite(x=x, y=y)
-    return xp, x, y
+    a = weights_of(xp, "x_weights", a, x[:, 0], 0, normalize)
+    return xp, x, y, a, weights_of(xp, "y_weights", b, y[:, 0], 0, normalize)
 
 
 def _directions(xp: Namespace, x: Array, projections: int | Array, rng: np.random.Generator | None) -> Array:
     """Unit vectors, shape (k, d), drawn in float64 whatever the samples are, so that they do not depend on these."""
     d = x.shape[1]
-    if isinstance(projections, int):
-        if projections < 1:
-            raise ParameterError(f"projections must be at least 1, got {projections}")
-        if rng is None:
-            raise ParameterError("rng must be a numpy.random.Generator, or pass directions as projections")
-        drawn = rng.standard_normal((projections, d))
+    if isinstance(projections, (int, np.integer)):
+        drawn = check_generator(rng).standard_normal((check_count("projections", projections, 1), d))
     else:
-        drawn = np.asarray(_numpy(projections), dtype=np.float64)
+        drawn = np.asarray(_numpy(floating(projections=projections)[1][0]), dtype=np.float64)
         if drawn.ndim != 2 or drawn.shape[0] == 0 or drawn.shape[1] != d:
             raise ParameterError(f"projections must have shape (k, {d}), it has {drawn.shape}")
         check_finite(projections=drawn)
