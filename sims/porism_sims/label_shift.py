@@ -5,12 +5,13 @@ its error on each class follows from the trained weights in closed form: no test
 
 All the matrices ``M`` that stand in for the inverse of the pooled covariance ``S`` are functions of its
 spectrum, so one eigendecomposition of the smaller Gram matrix serves the inverse, the pseudo-inverse and
-every ridge at once.
+every ridge at once. Who knows the true covariance needs none.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from annotated_types import Interval
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from porism.arrays import check_count, check_number
 from porism.errors import ParameterError
 from porism.parameters import validated
 
@@ -76,12 +78,20 @@ def geometry(dimension: int, signal: float, condition: float = 1.0) -> tuple[Arr
     variances : array of shape (p,)
         Geometric from 1 to ``condition``.
 
+    Raises
+    ------
+    ParameterError
+        If ``dimension`` is below 1, ``signal`` negative, or ``condition`` below 1.
+
     Examples
     --------
     >>> means, variances = geometry(4, 9.0, condition=8.0)
     >>> float(np.sum((means[1] - means[0]) ** 2 / variances))
     9.0
     """
+    check_count("dimension", dimension, 1)
+    check_number("signal", signal, at_least=0, below=np.inf)
+    check_number("condition", condition, at_least=1, below=np.inf)
     variances = np.geomspace(1.0, condition, dimension)
     return np.stack([np.zeros(dimension), np.sqrt(variances * signal / dimension)]), variances
 
@@ -136,8 +146,7 @@ def discriminant(summary: Summary, *, ridge: float = 0.0, intercept: Intercept =
     ParameterError
         If ``ridge`` is negative or not finite, or ``intercept`` is unknown.
     """
-    if not 0 <= ridge < np.inf:
-        raise ParameterError(f"ridge must be finite and not negative, got {ridge!r}")
+    _check_ridge(ridge)
     ridge = max(ridge, SMALLEST_RIDGE) if ridge else 0.0
     difference = summary.means[1] - summary.means[0]
     along = summary.basis.T @ difference
@@ -145,8 +154,43 @@ def discriminant(summary: Summary, *, ridge: float = 0.0, intercept: Intercept =
     if ridge > 0 and len(summary.eigenvalues) < difference.size:
         # Directions in which the sample does not vary: the pseudo-inverse drops them, a ridge does not.
         weights += (difference - summary.basis @ along) / ridge
-    added = _intercept(summary, ridge, intercept)
+    added = _intercept(summary.counts, intercept, lambda: _trace_of_m_sigma(summary, ridge))
     return Discriminant(weights, float(added - weights @ summary.means.mean(axis=0)))
+
+
+def known_discriminant(
+    means: Array, counts: tuple[int, int], variances: Array, *, ridge: float = 0.0, intercept: Intercept = "none"
+) -> Discriminant:
+    """Fisher's rule with the true covariance in place of the pooled one; only the means are estimated.
+
+    Parameters
+    ----------
+    means
+        Sample means, shape (2, p).
+    counts
+        Sample sizes ``(n0, n1)``, at least 1 each.
+    variances
+        Diagonal of the true covariance in its eigenbasis, positive, shape (p,).
+    ridge, intercept
+        As in :func:`discriminant`.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`discriminant`, or if a variance or a count is not positive.
+
+    Examples
+    --------
+    >>> known_discriminant(np.array([[0.0, 0.0], [2.0, 2.0]]), (5, 5), np.array([1.0, 4.0])).weights
+    array([2. , 0.5])
+    """
+    _check_ridge(ridge)
+    if np.any(variances <= 0) or min(counts) < 1:
+        raise ParameterError("variances and counts must be positive")
+    shrunk = 1 / (variances + ridge)
+    weights = shrunk * (means[1] - means[0])
+    added = _intercept(counts, intercept, lambda: float(np.sum(variances * shrunk)))
+    return Discriminant(weights, float(added - weights @ means.mean(axis=0)))
 
 
 def class_errors(rule: Discriminant, means: Array, covariance: Array) -> tuple[float, float]:
@@ -167,8 +211,15 @@ def class_errors(rule: Discriminant, means: Array, covariance: Array) -> tuple[f
     >>> e0, e1 = class_errors(rule, np.array([[0.0], [2.0]]), np.array([1.0]))
     >>> round(e0, 6), round(e1, 6)
     (0.158655, 0.158655)
+
+    Raises
+    ------
+    ParameterError
+        If all weights are 0 or one is not finite: such a rule has no direction.
     """
     weights = rule.weights
+    if not (np.all(np.isfinite(weights)) and weights.any()):
+        raise ParameterError("rule must have finite weights that are not all 0")
     spread = covariance @ weights if covariance.ndim == 2 else covariance * weights
     score0, score1 = (means @ weights + rule.offset) / np.sqrt(weights @ spread)
     return float(ndtr(score0)), float(ndtr(-score1))
@@ -191,6 +242,7 @@ def simulate(
     condition: Annotated[float, Interval(ge=1, le=1e4)] = 1.0,
     ridge: Annotated[float, Interval(ge=0, le=1e6)] = 0.0,
     intercept: Intercept = "none",
+    covariance: Literal["pooled", "known"] = "pooled",
     sampling: Literal["all", "down"] = "all",
     repetitions: Annotated[int, Interval(ge=1, le=10000)] = 20,
 ) -> dict[str, Array]:
@@ -208,6 +260,8 @@ def simulate(
         Condition number of the true covariance; 1 is isotropic.
     ridge, intercept
         As in :func:`discriminant`.
+    covariance
+        Whether the rule has the pooled covariance of the sample or the true one.
     sampling
         ``"down"`` throws data away until the classes are equal. Both choices draw the same training sets
         from the same generator.
@@ -238,7 +292,12 @@ def simulate(
         # Drawn from a child, so that the parent's stream is the same with and without down-sampling.
         (child,) = rng.spawn(1)
         kept = down_sample(child, *classes) if sampling == "down" else classes
-        row[:] = class_errors(discriminant(summarise(*kept), ridge=ridge, intercept=intercept), means, variances)
+        if covariance == "known":
+            counts, found = (len(kept[0]), len(kept[1])), np.stack([x.mean(axis=0) for x in kept])
+            rule = known_discriminant(found, counts, variances, ridge=ridge, intercept=intercept)
+        else:
+            rule = discriminant(summarise(*kept), ridge=ridge, intercept=intercept)
+        row[:] = class_errors(rule, means, variances)
     return {"majority_error": errors[:, 0], "minority_error": errors[:, 1], "error": errors.mean(axis=1)}
 
 
@@ -272,8 +331,13 @@ def gain_of_keeping(rng: np.random.Generator, **settings: Any) -> Array:
     return simulate(same, **settings, sampling="down")["error"] - simulate(rng, **settings)["error"]
 
 
-def _intercept(summary: Summary, ridge: float, intercept: Intercept) -> float:
-    n0, n1 = summary.counts
+def _check_ridge(ridge: float) -> None:
+    if not 0 <= ridge < np.inf:
+        raise ParameterError(f"ridge must be finite and not negative, got {ridge!r}")
+
+
+def _intercept(counts: tuple[int, int], intercept: Intercept, trace_of_m_sigma: Callable[[], float]) -> float:
+    n0, n1 = counts
     if intercept == "none":
         return 0.0
     if intercept == "prior":
@@ -282,7 +346,7 @@ def _intercept(summary: Summary, ridge: float, intercept: Intercept) -> float:
         raise ParameterError(f"intercept must be one of none, prior, debiased, got {intercept!r}")
     # The error of the sample midpoint leans towards the minority: its mean score is off by
     # trace(M Sigma) (1/n0 - 1/n1) / 2.
-    return 0.5 * _trace_of_m_sigma(summary, ridge) * (1 / n1 - 1 / n0)
+    return 0.5 * trace_of_m_sigma() * (1 / n1 - 1 / n0)
 
 
 def _trace_of_m_sigma(summary: Summary, ridge: float) -> float:

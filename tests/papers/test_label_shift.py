@@ -14,11 +14,15 @@ from scipy.integrate import quad
 from scipy.linalg import null_space
 from scipy.optimize import brentq
 from scipy.special import ndtr
+from scipy.stats import ks_2samp
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from porism.errors import ParameterError
 from porism_sims import label_shift as sim
+from porism_theory.statistics import _covariance_engine as general
 from porism_theory.statistics import _engine as theory
+from porism_theory.statistics import _label_shift_experiments as measure
+from porism_theory.statistics import _phase_engine as phase
 
 SEEDS = st.integers(0, 2**32 - 1)
 INTERCEPTS: tuple[Any, ...] = ("none", "prior", "debiased")
@@ -182,14 +186,81 @@ def test_bad_input_is_named() -> None:
         sim.discriminant(sim.summarise(good, good + 1), ridge=np.nan)
     with pytest.raises(ParameterError, match="intercept"):
         sim.discriminant(sim.summarise(good, good + 1), intercept="some")  # type: ignore[arg-type]
-    for call in (
-        lambda: theory.moments(0.0),
-        lambda: theory.moments(0.5, ridge=-1),
-        lambda: theory.wishart_moments(10, 12),
-        lambda: theory.window(9.0, 1.0),
-    ):
-        with pytest.raises(ParameterError):
-            call()
+    with pytest.raises(ParameterError, match="variances"):
+        sim.known_discriminant(np.zeros((2, 2)), (3, 3), np.array([1.0, 0.0]))
+    with pytest.raises(ParameterError, match="rule must have finite weights"):
+        sim.class_errors(sim.Discriminant(np.zeros(2), 0.0), np.zeros((2, 2)), np.ones(2))
+    for name, arguments in (("dimension", (0, 9.0)), ("signal", (3, -1.0)), ("condition", (3, 9.0, 0.5))):
+        with pytest.raises(ParameterError, match=name):
+            sim.geometry(*arguments)
+
+
+SIZES: dict[str, Any] = {"dimension": 10, "majority": 9, "minority": 5}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: theory.moments(0.0), "gamma must be positive"),
+        (lambda: theory.moments(1.0), "gamma must not be 1 without a ridge"),
+        (lambda: theory.moments(0.5, ridge=-1), "ridge"),
+        (lambda: theory.moments(0.5, limit="none"), "limit must be one of"),  # type: ignore[arg-type]
+        (lambda: theory.wishart_moments(10, 12), "dimension must differ from degrees by more than 3"),
+        (lambda: theory.errors(-1, 1, 9.0, moments=theory.moments(0.5)), "gamma0 and gamma1 must be positive"),
+        (lambda: theory.errors(1, 1, 9.0, moments=theory.moments(0.5), intercept="some"), "intercept"),  # type: ignore[arg-type]
+        (lambda: theory.predict(dimension=3, majority=1, minority=1), r"majority \+ minority must be above 2"),
+        (
+            lambda: theory.predict(dimension=12, majority=9, minority=5),
+            r"dimension must differ from majority \+ minority",
+        ),
+        (lambda: theory.predict(dimension=20, majority=9, minority=5, condition=2.0), "condition must be 1"),
+        (lambda: theory.predict(**SIZES, ridge=1.0, sizes="finite"), "sizes must be 'limit'"),
+        (
+            lambda: theory.exact_errors(np.random.default_rng(0), **SIZES | {"dimension": 2}, signal=9.0, draws=5),
+            "dimension",
+        ),
+        (lambda: theory.exact_errors(np.random.default_rng(0), **SIZES, signal=-1.0, draws=5), "signal"),
+        (lambda: phase.window(9.0, 1.0), "ratio must be a number above 1"),
+        (lambda: phase.window(0.0, 2.0), "signal must be a number above 0"),
+        (lambda: phase.window(9.0, 2.0, limit="known"), "limit must be"),
+        (lambda: phase.critical_ridge(9.0, 1.0), "ratio must be a number above 1"),
+        (lambda: general.errors_of_any_covariance(np.ones(3), np.ones(2), 5, 5), "variances"),
+        (lambda: general.errors_of_any_covariance(-np.ones(3), np.ones(3), 5, 5), "variances"),
+        (lambda: general.errors_of_any_covariance(np.ones(3), np.ones(3), 1, 5), "n0 must be"),
+        (lambda: general.errors_of_any_covariance(np.ones(8), np.ones(8), 5, 5), "ridge must be positive where p ="),
+        (lambda: general.errors_of_any_covariance(np.ones(3), np.ones(3), 5, 5, ridge=-1.0), "ridge"),
+        (lambda: general.errors_of_any_covariance(np.ones(3), np.ones(3), 5, 5, intercept="no"), "intercept"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_input_of_the_formulas_is_named(call: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("dimension", [11, 12, 13])
+def test_as_many_features_as_degrees_of_freedom_is_a_size_like_others(dimension: int) -> None:
+    """At p = n0 + n1 - 2 = 12 the covariance is only just invertible; the simulator goes through, as the exact law."""
+    seen = sim.simulate(np.random.default_rng(1), dimension=dimension, majority=9, minority=5, repetitions=400)
+    exact = theory.exact_errors(
+        np.random.default_rng(2), dimension=dimension, majority=9, minority=5, signal=9.0, draws=20_000
+    )
+    assert np.all(np.isfinite(seen["error"]))
+    assert seen["error"].mean() == pytest.approx(np.mean(exact), abs=0.02)
+
+
+def test_the_known_covariance_is_used_and_nothing_else() -> None:
+    class0, class1, _, variances = draw(11, 6, 20, 10, condition=4.0)
+    found = np.stack([class0.mean(axis=0), class1.mean(axis=0)])
+    for intercept, added in (("none", 0.0), ("prior", np.log(0.5)), ("debiased", None)):
+        rule = sim.known_discriminant(found, (20, 10), variances, ridge=0.3, intercept=intercept)  # type: ignore[arg-type]
+        matrix = np.diag(1 / (variances + 0.3))
+        weights = matrix @ (found[1] - found[0])
+        added = np.trace(matrix @ np.diag(variances)) * (1 / 10 - 1 / 20) / 2 if added is None else added
+        np.testing.assert_allclose(rule.weights, weights)
+        assert rule.offset == pytest.approx(added - weights @ (found[0] + found[1]) / 2)
+    errors = sim.simulate(np.random.default_rng(0), dimension=60, majority=40, minority=20, covariance="known")
+    again = sim.simulate(np.random.default_rng(0), dimension=60, majority=40, minority=20)
+    assert errors["error"].mean() < again["error"].mean()
 
 
 # The closed forms
@@ -246,10 +317,10 @@ def test_rho_rises_with_the_ridge_and_is_at_most_one(gamma: float, ridge: float,
 @pytest.mark.parametrize(("signal", "ratio"), PAIRS)
 def test_edges_of_the_window_are_roots_of_the_errors(signal: float, ratio: float, limit: Any) -> None:
     def gain(load: float) -> float:
-        keep, down = theory.keep_and_down(load, ratio, signal, intercept="debiased", limit=limit)
+        keep, down = phase.keep_and_down(load, ratio, signal, intercept="debiased", limit=limit)
         return float(np.log(down / keep))
 
-    low, high = theory.window(signal, ratio, limit=limit)
+    low, high = phase.window(signal, ratio, limit=limit)
     peak = (1 + ratio) / 2
     assert 1 < low < peak < high
     assert low == pytest.approx(brentq(gain, 1 + 1e-9, peak - 1e-9, xtol=1e-13), abs=1e-9)
@@ -258,22 +329,22 @@ def test_edges_of_the_window_are_roots_of_the_errors(signal: float, ratio: float
 
 def test_the_threshold_at_balance_is_the_limit_and_a_sign_change() -> None:
     signal, r = sympy.symbols("signal r", positive=True)
-    limit = theory.pseudo_upper_load(signal, r, sympy.sqrt).subs(r, 1)
-    assert sympy.simplify(limit - theory.upper_load_at_balance(signal, sympy.sqrt)) == 0
+    limit = phase.pseudo_upper_load(signal, r, sympy.sqrt).subs(r, 1)
+    assert sympy.simplify(limit - phase.upper_load_at_balance(signal, sympy.sqrt)) == 0
     for value in (0.1, 1.0, 9.0, 25.0):
-        threshold = theory.upper_load_at_balance(value)
+        threshold = phase.upper_load_at_balance(value)
         assert 1.5 < threshold < 2
         # Without any intercept too: the midpoint's bias is of second order in the imbalance.
-        below, above = (theory.keep_and_down(threshold * f, 1 + 1e-5, value) for f in (0.97, 1.03))
+        below, above = (phase.keep_and_down(threshold * f, 1 + 1e-5, value) for f in (0.97, 1.03))
         assert below[0] > below[1]
         assert above[0] < above[1]
 
 
 @pytest.mark.parametrize(("signal", "ratio"), PAIRS)
 def test_the_critical_ridge_is_critical(signal: float, ratio: float) -> None:
-    ridge, loads = theory.critical_ridge(signal, ratio), np.geomspace(0.1, 20, 200)
-    assert np.all(theory.advantage(loads, ratio, signal, ridge=1.02 * ridge) > 0)
-    assert np.any(theory.advantage(loads, ratio, signal, ridge=ridge / 3) < 0)
+    ridge, loads = phase.critical_ridge(signal, ratio), np.geomspace(0.1, 20, 200)
+    assert np.all(phase.advantage(loads, ratio, signal, ridge=1.02 * ridge) > 0)
+    assert np.any(phase.advantage(loads, ratio, signal, ridge=ridge / 3) < 0)
 
 
 @given(st.floats(0.05, 5), st.floats(0.1, 5), st.floats(0.5, 20), st.floats(0.01, 10))
@@ -293,15 +364,85 @@ def test_limits_of_errors_have_the_symmetries(gamma0: float, gamma1: float, sign
 @pytest.mark.parametrize("intercept", INTERCEPTS)
 def test_the_general_covariance_contains_the_isotropic_one(dimension: int, ridge: float, intercept: str) -> None:
     means, variances = sim.geometry(dimension, 9.0)
-    general = theory.errors_of_any_covariance(variances, means[1], 90, 40, ridge=ridge, intercept=intercept)
+    found = general.errors_of_any_covariance(variances, means[1], 90, 40, ridge=ridge, intercept=intercept)
     sizes = {"dimension": dimension, "majority": 90, "minority": 40, "signal": 9.0}
-    assert general == pytest.approx(theory.predict(**sizes, ridge=ridge, intercept=intercept), abs=1e-9)
+    assert found == pytest.approx(theory.predict(**sizes, ridge=ridge, intercept=intercept), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "majority", "minority"), [(3, 6, 3), (10, 24, 8), (10, 8, 8), (20, 9, 3), (12, 9, 5), (40, 30, 20)]
+)
+def test_exact_law_of_the_errors_is_that_of_simulations(dimension: int, majority: int, minority: int) -> None:
+    sizes: dict[str, Any] = {"dimension": dimension, "majority": majority, "minority": minority, "signal": 9.0}
+    seen = sim.simulate(np.random.default_rng(12), **sizes, repetitions=1500)
+    exact = theory.exact_errors(np.random.default_rng(13), **sizes, draws=20_000)
+    for name, law in zip(("majority_error", "minority_error"), exact, strict=True):
+        assert ks_2samp(seen[name], law).pvalue > 1e-3
+    assert ks_2samp(seen["error"], np.mean(exact, axis=0)).pvalue > 1e-3
+
+
+def test_exact_law_has_the_right_degrees_of_freedom() -> None:
+    """At three features one degree too many changes the error by 0.01, eight standard errors here."""
+    sizes: dict[str, Any] = {"dimension": 3, "majority": 3, "minority": 3, "signal": 9.0}
+    seen = sim.simulate(np.random.default_rng(15), **sizes, repetitions=8000)["error"]
+    exact = np.mean(theory.exact_errors(np.random.default_rng(16), **sizes, draws=400_000), axis=0)
+    assert seen.mean() == pytest.approx(exact.mean(), abs=4 * seen.std() / 8000**0.5)
+
+
+@pytest.mark.parametrize("dimension", [40, 300])
+def test_exact_law_tends_to_the_limit(dimension: int) -> None:
+    sizes = {"dimension": 500 * dimension, "majority": 500 * 120, "minority": 500 * 40, "signal": 9.0}
+    exact = theory.exact_errors(np.random.default_rng(14), **sizes, draws=200)
+    np.testing.assert_allclose([law.mean() for law in exact], theory.predict(**sizes), atol=1e-3)
+
+
+def test_the_known_covariance_is_the_limit_of_a_strong_ridge() -> None:
+    for ratio in (1.5, 3.0, 10.0):
+        strong, known = (phase.advantage(2.0, ratio, 9.0, **rule) for rule in ({"ridge": 1e6}, {"limit": "known"}))
+        assert strong == pytest.approx(known, abs=1e-5)
+        assert known > 0
+    sizes: dict[str, Any] = {"dimension": 50, "majority": 90, "minority": 40}
+    for intercept in INTERCEPTS:
+        isotropic = theory.predict(**sizes, ridge=0.7, covariance="known", intercept=intercept)
+        variances, difference = np.ones(50), np.full(50, 3 / 50**0.5)
+        rule = {"ridge": 0.7, "intercept": intercept, "known": True}
+        assert general.errors_of_any_covariance(variances, difference, 90, 40, **rule) == pytest.approx(isotropic)
+
+
+def test_equal_classes_have_equal_errors_and_no_bias() -> None:
+    for ridge in (0.0, 0.5):
+        errors = {
+            i: theory.predict(dimension=60, majority=50, minority=50, ridge=ridge, intercept=i) for i in INTERCEPTS
+        }
+        assert errors["none"] == pytest.approx(errors["debiased"])
+        assert errors["none"] == pytest.approx(errors["prior"])
+        assert errors["none"][0] == pytest.approx(errors["none"][1])
+
+
+def test_the_other_region_without_an_intercept() -> None:
+    """At large loads the midpoint's bias outweighs what a strong ridge gains from all data; the pseudo-inverse, which
+    loses more on the smaller set, keeps them (here; the window at its peak is between)."""
+    loads = np.array([0.5, 2.1, 4.0, 40.0])
+    for rule, expected in (({}, [1, 0, 1, 1]), ({"ridge": 5.0}, [1, 1, 0, 0]), ({"limit": "known"}, [1, 1, 0, 0])):
+        keep, down = phase.keep_and_down(loads, 3.0, 9.0, **rule)
+        assert (down > keep).astype(int).tolist() == expected
+    assert phase.smallest_gain(3.0, 9.0, ridge=5.0, intercept="none") < 0 < phase.smallest_gain(3.0, 9.0, ridge=5.0)
+
+
+def test_the_map_of_features_is_linear_only_where_it_may_be() -> None:
+    rng = np.random.default_rng
+    for dimension, ridge in ((4, 0.0), (30, 0.0)):
+        assert measure.change_by_map(rng(0), dimension, (12, 7), ridge=ridge, intercept="none") < 1e-8
+    assert measure.change_by_map(rng(0), 4, (12, 7), ridge=1.0, intercept="none") > 1e-4
 
 
 @pytest.mark.parametrize(
     "rule",
     [
         {},
+        {"covariance": "known", "condition": 20.0},
+        {"covariance": "known", "ridge": 2.0, "intercept": "prior"},
+        {"covariance": "known", "ridge": 2.0, "intercept": "debiased", "condition": 20.0},
         {"sampling": "down"},
         {"dimension": 80},
         {"dimension": 340, "intercept": "debiased"},
@@ -315,13 +456,7 @@ def test_the_general_covariance_contains_the_isotropic_one(dimension: int, ridge
 def test_limits_agree_with_simulation(rule: dict[str, Any]) -> None:
     settings = {"dimension": 240, "majority": 120, "minority": 40, "signal": 9.0} | rule
     seen = sim.simulate(np.random.default_rng(10), **settings, repetitions=60)
-    condition = settings.pop("condition", None)
-    if condition is None:
-        foreseen = theory.predict(**settings)
-    else:
-        means, variances = sim.geometry(settings["dimension"], 9.0, condition)
-        chosen = {name: rule[name] for name in ("ridge", "intercept") if name in rule}
-        foreseen = theory.errors_of_any_covariance(variances, means[1], 120, 40, **chosen)
+    foreseen = theory.predict(**settings)
     for name, limit in zip(("majority_error", "minority_error"), foreseen, strict=True):
         standard_error = seen[name].std(ddof=1) / 60**0.5
         assert abs(seen[name].mean() - limit) < max(4 * standard_error, 0.008)

@@ -12,21 +12,20 @@ Those that are plain arithmetic take sympy symbols as well as arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import sympy
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtr
 
+from porism.arrays import check_count, check_number
 from porism.errors import ParameterError
+from porism_sims.label_shift import geometry
+from porism_theory.statistics._covariance_engine import Intercept, errors_of_any_covariance
 
 Array = NDArray[np.float64]
-Limit = Literal["pseudo", "ridgeless"]
-
-# Loads on which a critical ridge is sought, in units of (1 + ratio)/2, where the full data sit on the peak.
-_LOADS = np.geomspace(0.05, 20, 600)
+Limit = Literal["pseudo", "ridgeless", "known"]
 
 
 class Moments(NamedTuple):
@@ -70,6 +69,11 @@ def ridge_moments(gamma: Any, ridge: Any, kappa: Any) -> Moments:
     return Moments(first, first**2 / (1 - gamma / (1 + kappa) ** 2))
 
 
+def known_moments(ridge: Any = 0.0) -> Moments:
+    """Moments of ``(Sigma + ridge)^-1`` with the true covariance ``Sigma = I``, at every aspect ratio."""
+    return Moments(1 / (1 + ridge), 1 / (1 + ridge) ** 2)
+
+
 def effective_ridge(gamma: ArrayLike, ridge: ArrayLike) -> Array:
     """The ``kappa > 0`` with ``kappa = ridge + gamma kappa / (1 + kappa)``, without cancellation.
 
@@ -85,7 +89,7 @@ def effective_ridge(gamma: ArrayLike, ridge: ArrayLike) -> Array:
 
 
 def moments(gamma: ArrayLike, *, ridge: float = 0.0, limit: Limit = "pseudo") -> Moments:
-    """Moments at any aspect ratio but 1 (any, with a ridge).
+    """Moments at any aspect ratio; without a ridge the sample's covariance excludes 1.
 
     Parameters
     ----------
@@ -95,12 +99,14 @@ def moments(gamma: ArrayLike, *, ridge: float = 0.0, limit: Limit = "pseudo") ->
         0 for the inverse, which for ``gamma > 1`` is replaced by what ``limit`` says.
     limit
         ``"pseudo"``: the pseudo-inverse. ``"ridgeless"``: the direction in which a vanishing ridge leaves the
-        rule; it is another one, because a small ridge amplifies what the pseudo-inverse deletes.
+        rule; it is another one, because a small ridge amplifies what the pseudo-inverse deletes. ``"known"``: the
+        true covariance in place of the sample's, at every aspect ratio.
 
     Raises
     ------
     ParameterError
-        If ``gamma`` is not positive or ``ridge`` is negative.
+        If ``gamma`` is not positive and finite, ``ridge`` is negative, ``limit`` is unknown, or ``gamma`` is 1 without
+        a ridge, where the moments are infinite.
 
     Examples
     --------
@@ -108,12 +114,17 @@ def moments(gamma: ArrayLike, *, ridge: float = 0.0, limit: Limit = "pseudo") ->
     [0.25, 0.5]
     """
     gamma = np.asarray(gamma, dtype=float)
-    if not np.all(gamma > 0):
-        raise ParameterError("gamma must be positive")
-    if not ridge >= 0:
-        raise ParameterError(f"ridge must not be negative, got {ridge!r}")
+    if not np.all((gamma > 0) & (gamma < np.inf)):
+        raise ParameterError("gamma must be positive and finite")
+    check_number("ridge", ridge, at_least=0, below=np.inf)
+    if limit not in ("pseudo", "ridgeless", "known"):
+        raise ParameterError(f"limit must be one of pseudo, ridgeless, known, got {limit!r}")
+    if limit == "known":
+        return Moments(*(np.broadcast_to(moment, gamma.shape) for moment in known_moments(ridge)))
     if ridge > 0:
         return ridge_moments(gamma, ridge, effective_ridge(gamma, ridge))
+    if np.any(gamma == 1):
+        raise ParameterError("gamma must not be 1 without a ridge: there the moments are infinite")
     with np.errstate(divide="ignore", invalid="ignore"):
         below, above = inverse_moments(gamma), (pseudo_moments if limit == "pseudo" else ridgeless_moments)(gamma)
     return Moments(*(np.where(gamma < 1, low, high) for low, high in zip(below, above, strict=True)))
@@ -136,7 +147,7 @@ def wishart_moments(dimension: int, degrees: int) -> Moments:
 
 
 def errors(
-    gamma0: ArrayLike, gamma1: ArrayLike, signal: ArrayLike, *, moments: Moments, intercept: str = "none"
+    gamma0: ArrayLike, gamma1: ArrayLike, signal: ArrayLike, *, moments: Moments, intercept: Intercept = "none"
 ) -> tuple[Array, Array]:
     """Limits of the two classes' errors.
 
@@ -151,6 +162,11 @@ def errors(
     intercept
         ``"none"``; ``"prior"``, the logarithm of ``n1 / n0``; ``"debiased"``, ``m1 (gamma1 - gamma0) / 2``.
 
+    Raises
+    ------
+    ParameterError
+        If ``gamma0`` or ``gamma1`` is not positive, ``signal`` is negative, or ``intercept`` is unknown.
+
     Examples
     --------
     >>> e0, e1 = errors(0.2, 0.6, 9.0, moments=inverse_moments(0.15))
@@ -158,6 +174,10 @@ def errors(
     (0.0832, 0.1027)
     """
     gamma0, gamma1, signal = (np.asarray(value, dtype=float) for value in (gamma0, gamma1, signal))
+    if not (np.all(gamma0 > 0) and np.all(gamma1 > 0) and np.all(signal >= 0)):
+        raise ParameterError("gamma0 and gamma1 must be positive, and signal must not be negative")
+    if intercept not in ("none", "prior", "debiased"):
+        raise ParameterError(f"intercept must be one of none, prior, debiased, got {intercept!r}")
     first, second = moments
     added = {
         "none": 0.0,
@@ -172,167 +192,142 @@ def errors(
     return ndtr(-score0 / width), ndtr(-score1 / width)
 
 
-def predict(
-    *,
-    dimension: int,
-    majority: int,
-    minority: int,
-    signal: float,
-    ridge: float = 0.0,
-    intercept: str = "none",
-    sampling: str = "all",
-) -> tuple[float, float]:
-    """Errors that the limit foresees for the settings of ``porism_sims.label_shift.simulate`` (isotropic)."""
-    if sampling == "down":
-        majority = minority = min(majority, minority)
-    matrix = moments(dimension / (majority + minority - 2), ridge=ridge)
-    e0, e1 = errors(dimension / majority, dimension / minority, signal, moments=matrix, intercept=intercept)
-    return float(e0), float(e1)
+def bayes_error(signal: float) -> float:
+    """Error of who knows means and covariance: ``Phi(-sqrt(signal) / 2)``.
 
-
-def separation(gamma: ArrayLike, spread: ArrayLike, signal: ArrayLike, **matrix: Any) -> Array:
-    """``F = rho^2 / (signal + spread)``; the debiased rule errs with probability ``Phi(-signal sqrt(F) / 2)``.
-
-    ``spread`` is ``gamma0 + gamma1``. Keyword arguments go to :func:`moments`.
+    Examples
+    --------
+    >>> round(bayes_error(9.0), 4)
+    0.0668
     """
-    return moments(gamma, **matrix).rho_squared / (np.asarray(signal) + spread)
+    return float(ndtr(-np.sqrt(check_number("signal", signal, at_least=0)) / 2))
 
 
-def advantage(load: ArrayLike, ratio: ArrayLike, signal: ArrayLike, **matrix: Any) -> Array:
-    """Whether keeping all data beats down-sampling the majority, for the debiased rule.
+def marchenko_pastur_laws(gamma: Any, ridge: Any, power: int = 2) -> Any:
+    """What makes :func:`ridge_moments` those of the Marchenko-Pastur law, as a statement for sympy.
+
+    The Stieltjes transform's quadratic, ``m2 = -dm/dridge``, and ``rho^2 = 1 - gamma / (1 + kappa)^power`` (power 2).
+    """
+    kappa = (gamma + ridge - 1 + sympy.sqrt((gamma + ridge - 1) ** 2 + 4 * ridge)) / 2
+    m = ridge_moments(gamma, ridge, kappa)
+    law = sympy.Eq(gamma * ridge * m.first**2 + (1 - gamma + ridge) * m.first, 1)
+    slope = sympy.Eq(m.second, -sympy.diff(m.first, ridge))
+    return sympy.And(law, slope, sympy.Eq(m.rho_squared, 1 - gamma / (1 + kappa) ** power))
+
+
+def exact_errors(
+    rng: np.random.Generator, *, dimension: int, majority: int, minority: int, signal: float, draws: int
+) -> tuple[Array, Array]:
+    """Draws from the exact law of both errors at finite size, without any matrix (isotropic, no ridge, no intercept).
+
+    Up to its length ``w`` is ``rho u + sqrt(1 - rho^2) v``: ``u`` points along the difference of the sample means,
+    ``v`` is uniform on the sphere across it, and rho^2 has a Beta law. For ``p > n`` the pseudo-inverse sees a random
+    n-dimensional subspace only, so that a second Beta variable is a factor. Derived.
 
     Parameters
     ----------
-    load
-        ``g = p / (2 n1)``: the aspect ratio of the down-sampled set.
-    ratio
-        ``r = n0 / n1 >= 1``.
-    signal
-        Squared Mahalanobis distance.
-    **matrix
-        To :func:`moments`.
+    rng
+        Draws six numbers for each pair of errors, seven for the pseudo-inverse.
+    dimension, majority, minority, signal
+        As in ``porism_sims.label_shift.simulate``; at least 3 features.
+    draws
+        How many training sets.
 
     Returns
     -------
-    array
-        ``(F_all - F_down) / (F_all + F_down)`` in [-1, 1], positive where keeping is better.
-    """
-    load, ratio = np.asarray(load, dtype=float), np.asarray(ratio, dtype=float)
-    keep = separation(2 * load / (1 + ratio), 2 * load * (1 + ratio) / ratio, signal, **matrix)
-    down = separation(load, 4 * load, signal, **matrix)
-    return (keep - down) / (keep + down)
-
-
-def keep_and_down(
-    load: ArrayLike, ratio: ArrayLike, signal: ArrayLike, *, intercept: str = "none", **matrix: Any
-) -> tuple[Array, Array]:
-    """Errors on balanced classes with all data and with the down-sampled set, for any intercept.
-
-    Parameters are those of :func:`advantage` and the ``intercept`` of :func:`errors`.
-    """
-    gamma1 = 2 * np.asarray(load, dtype=float)
-    whole, half = moments(gamma1 / (1 + np.asarray(ratio)), **matrix), moments(gamma1 / 2, **matrix)
-    keep = errors(gamma1 / ratio, gamma1, signal, moments=whole, intercept=intercept)
-    down = errors(gamma1, gamma1, signal, moments=half, intercept=intercept)
-    return (keep[0] + keep[1]) / 2, (down[0] + down[1]) / 2
-
-
-def pseudo_upper_load(signal: Any, ratio: Any, sqrt: Callable[[Any], Any] = np.sqrt) -> Any:
-    """``g+`` of the pseudo-inverse: the load above which keeping all data wins again."""
-    a, c = 8 / ratio, signal * (ratio + 3) / (ratio + 1)
-    b = 2 * signal / (1 + ratio) - 4 * (ratio + 2) / ratio
-    return (-b + sqrt(b**2 + 4 * a * c)) / (2 * a)
-
-
-def ridgeless_upper_load(signal: Any, ratio: Any, sqrt: Callable[[Any], Any] = np.sqrt) -> Any:
-    """``g+`` of the vanishing ridge."""
-    return (ratio + 1 + sqrt((ratio + 1) ** 2 + ratio * signal)) / 2
-
-
-def upper_load_at_balance(signal: Any, sqrt: Callable[[Any], Any] = np.sqrt) -> Any:
-    """``g*``: limit of the pseudo-inverse's ``g+`` for ``ratio -> 1``, in (3/2, 2)."""
-    return (12 - signal + sqrt((12 - signal) ** 2 + 64 * signal)) / 16
-
-
-def window(signal: float, ratio: float, *, limit: Limit = "pseudo") -> tuple[float, float]:
-    """Loads ``(g-, g+)`` between which down-sampling wins without a ridge (debiased rule).
-
-    The window holds ``g = (1 + ratio)/2``, where the full data sit on the interpolation peak.
+    majority_error, minority_error : array of shape (draws,)
 
     Raises
     ------
     ParameterError
-        If ``ratio`` is not above 1.
+        If there are fewer than 3 features, 2 samples of a class, or 1 draw.
 
     Examples
     --------
-    >>> [round(g, 3) for g in window(9.0, 3.0)]
-    [1.597, 2.693]
+    >>> e0, e1 = exact_errors(
+    ...     np.random.default_rng(0), dimension=10**6, majority=3 * 10**6, minority=10**6, signal=9.0, draws=100
+    ... )
+    >>> round(float(e0.mean()), 3), round(float(e1.mean()), 3)  # the limit, at a size that no computer holds
+    (0.096, 0.131)
     """
-    if not ratio > 1:
-        raise ParameterError(f"ratio must be above 1, got {ratio!r}")
-    upper = (pseudo_upper_load if limit == "pseudo" else ridgeless_upper_load)(signal, ratio)
-    peak, tiny = (1 + ratio) / 2, 1e-12 * (ratio - 1)
-    lower = brentq(lambda load: advantage(load, ratio, signal, limit=limit), 1 + tiny, peak - tiny, xtol=1e-14)
-    return float(lower), float(upper)
+    for name, value, low in (("dimension", dimension, 3), ("majority", majority, 2), ("minority", minority, 2)):
+        check_count(name, value, low)
+    p, degrees = dimension, majority + minority - 2
+    small, large = min(p, degrees), max(p, degrees)
+    rho_squared = rng.beta((large - small + 2) / 2, (small - 1) / 2, size=check_count("draws", draws, 1))
+    if p > degrees:
+        rho_squared *= rng.beta(degrees / 2, (p - degrees) / 2, size=draws)
+    # The difference of the sample means, along the true one and across it.
+    spread, distance = 1 / majority + 1 / minority, np.sqrt(check_number("signal", signal, at_least=0))
+    along = distance + np.sqrt(spread) * rng.standard_normal(draws)
+    across = np.sqrt(spread * rng.chisquare(p - 1, size=draws))
+    length = np.hypot(along, across)
+    # A coordinate of v in the plane of both differences, and the midpoint's part that is independent of them.
+    normal = rng.standard_normal(draws)
+    sideways = np.sqrt(1 - rho_squared) * normal / np.sqrt(normal**2 + rng.chisquare(p - 2, size=draws))
+    rho = np.sqrt(rho_squared)
+    true = distance * (rho * along - sideways * across) / length
+    lean = (majority - minority) / (majority + minority) / 2
+    midpoint = lean * (rho * length - true) + rng.standard_normal(draws) / np.sqrt(majority + minority)
+    return ndtr(-(true / 2 + midpoint)), ndtr(-(true / 2 - midpoint))
 
 
-def critical_ridge(signal: float, ratio: float) -> float:
-    """Smallest ridge with which keeping all data wins at every load (debiased rule).
-
-    Examples
-    --------
-    >>> round(critical_ridge(9.0, 3.0), 3)
-    0.186
-    """
-
-    def worst(log_ridge: float) -> float:
-        return float(np.min(advantage(_LOADS * (1 + ratio) / 2, ratio, signal, ridge=np.exp(log_ridge))))
-
-    return float(np.exp(brentq(worst, np.log(1e-6), np.log(1e3), xtol=1e-6)))
-
-
-def errors_of_any_covariance(
-    variances: Array, difference: Array, n0: int, n1: int, *, ridge: float = 0.0, intercept: str = "none"
+def predict(
+    *,
+    dimension: int,
+    majority: float,
+    minority: float,
+    signal: float = 9.0,
+    condition: float = 1.0,
+    ridge: float = 0.0,
+    intercept: Intercept = "none",
+    covariance: Literal["pooled", "known"] = "pooled",
+    sampling: Literal["all", "down"] = "all",
+    sizes: Literal["limit", "finite"] = "limit",
 ) -> tuple[float, float]:
-    """Errors for a general covariance, by its deterministic equivalent.
+    """Errors that theory foresees for the settings of ``porism_sims.label_shift.simulate``.
 
     Parameters
     ----------
-    variances
-        Eigenvalues of the true covariance, shape (p,).
-    difference
-        ``mean1 - mean0`` in the eigenbasis, shape (p,).
-    n0, n1
-        Class sizes.
-    ridge
-        At 0 the inverse, or for ``p > n0 + n1 - 2`` the limit of a vanishing ridge (not the pseudo-inverse).
-    intercept
-        As in :func:`errors`.
+    dimension, majority, minority, signal, condition, ridge, intercept, covariance, sampling
+        As there; sizes of classes need not be whole numbers where the covariance is isotropic.
+    sizes
+        ``"limit"``, or ``"finite"`` for the exact moments of Wishart matrices in the limit's formula: without a
+        ridge and isotropic only.
+
+    Raises
+    ------
+    ParameterError
+        If there are at most 2 samples, if ``dimension`` is the ``majority + minority - 2`` degrees of freedom and
+        there is no ridge, if the pseudo-inverse of an anisotropic covariance is asked for, which no formula here
+        covers, or from the formulas.
+
+    Examples
+    --------
+    >>> [round(error, 4) for error in predict(dimension=200, majority=150, minority=50, ridge=0.5)]
+    [0.0912, 0.2345]
     """
-    degrees = n0 + n1 - 2
-    kappa = _effective_ridge_of_any_covariance(variances, degrees, ridge)
-    shrunk = 1 / (variances + kappa)
-    effective = np.sum(variances * shrunk)
-    lean = effective * (1 / n1 - 1 / n0) / 2
-    # ridge / kappa, the scale of the weights, is also 1 - effective / degrees.
-    scale = 1 - effective / degrees
-    added = {"none": 0.0, "prior": scale * np.log(n1 / n0), "debiased": lean}[intercept]
-    blur = (1 / n0 + 1 / n1) * np.sum((variances * shrunk) ** 2)
-    direction = np.sum(difference**2 * variances * shrunk**2)
-    width = np.sqrt((direction + blur) / (1 - np.sum((variances * shrunk) ** 2) / degrees))
-    half = np.sum(difference**2 * shrunk) / 2
-    return float(ndtr(-(half + lean - added) / width)), float(ndtr(-(half - lean + added) / width))
-
-
-def _effective_ridge_of_any_covariance(variances: Array, degrees: int, ridge: float) -> float:
-    """``kappa = ridge + kappa tr[Sigma (Sigma + kappa)^-1] / degrees``."""
-    if ridge == 0 and variances.size < degrees:
-        return 0.0
-    largest = variances.max()
-    upper = ridge + 10 * largest * (1 + variances.size / degrees)
-
-    def gap(kappa: float) -> float:
-        return float(kappa - ridge - kappa * np.sum(variances / (variances + kappa)) / degrees)
-
-    return float(brentq(gap, max(ridge, 1e-14 * largest), upper, xtol=1e-15, rtol=1e-14))
+    if sampling == "down":
+        majority = minority = min(majority, minority)
+    degrees = majority + minority - 2
+    if min(majority, minority) <= 0 or degrees <= 0:
+        raise ParameterError(f"majority + minority must be above 2, got {majority} and {minority}")
+    known = covariance == "known"
+    if not known and ridge == 0 and dimension == degrees:
+        raise ParameterError(f"dimension must differ from majority + minority - 2 = {degrees} without a ridge")
+    if condition != 1:
+        if not known and ridge == 0 and dimension > degrees:
+            raise ParameterError("condition must be 1 for the pseudo-inverse: no formula covers another covariance")
+        means, variances = geometry(dimension, signal, condition)
+        rule = {"ridge": ridge, "intercept": intercept, "known": known}
+        return errors_of_any_covariance(variances, means[1], int(majority), int(minority), **rule)
+    if sizes == "finite" and (ridge > 0 or known):
+        raise ParameterError("sizes must be 'limit' with a ridge or a known covariance")
+    finite = sizes == "finite"
+    matrix = (
+        wishart_moments(dimension, int(degrees))
+        if finite
+        else moments(dimension / degrees, ridge=ridge, limit="known" if known else "pseudo")
+    )
+    e0, e1 = errors(dimension / majority, dimension / minority, signal, moments=matrix, intercept=intercept)
+    return float(e0), float(e1)
