@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]' --group lint
 	@touch $(STAMP)
 
-demo: $(STAMP) ## Check two papers and write the HTML report
+demo: $(STAMP) ## Check two papers, draw the figures of all, write the HTML report
 	@echo "==> Checking every claim of label_shift and sinkd (what is recorded in .porism is not run again)"
 	@$(BIN)/porism check label_shift sinkd; status=$$?; \
 	  echo "==> Drawing the figures and writing the report"; \
@@ -40,6 +40,9 @@ benchmark: $(STAMP) ## Ratios to a baseline in the same run
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@$(BIN)/python tests/benchmarks/startup.py
 	@$(BIN)/python tests/benchmarks/mathematics.py
+	@$(BIN)/python tests/benchmarks/robust_mdp.py
+	@$(BIN)/python tests/benchmarks/mathematics.py large_steps
+	@$(BIN)/python tests/benchmarks/manifold_scores.py
 
 clean: ## Remove what make and porism wrote here
 	rm -rf $(VENV) .porism report figures .mypy_cache .ruff_cache .hypothesis
