@@ -25,11 +25,11 @@ demo: $(STAMP) ## Check two papers, draw the figures of all, write the HTML repo
 
 test: $(STAMP) ## The tests, under ten minutes on two cores
 	@echo "==> Running the tests (what is marked slow is left out; make test-all runs it)"
-	@$(BIN)/python -m pytest -q -m 'not slow'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
 
 test-all: $(STAMP) ## All tests, the slow ones too
 	@echo "==> Running all tests"
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## Style, formatting and types
 	@$(BIN)/ruff check .
