@@ -44,7 +44,7 @@ def enough(
     return shift * n - 30.5 + 1e-9 * rng.normal()
 """
     (found,) = explore_beyond(subject_of(tmp_path, source), rays=2, jobs=1)
-    assert found.boundaries == (Boundary("enough", "n", "below", 50.0, 1.0, (30.0, 30.0)),)
+    assert found.boundaries == (Boundary("enough", "n", "below", 50.0, 1.0, (30.0,)),)
 
 
 def test_a_claim_that_raises_fails_and_one_that_assumes_is_skipped(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def positive(rng, *, x: Annotated[float, Interval(ge=0, le=1)] = 0.5) -> float:
     assert above.breaks[0] == pytest.approx(4, abs=7 / 12 / 2**7)
     assert above.breaks[0] > 4
     assert np.isnan(found.table["margin"][found.table["x"] < -1]).all()
-    assert "holds to -4 on all 1 rays" in below.sentence
+    assert below.sentence.endswith("it holds to -4")
     assert "it breaks from 4.0" in above.sentence
 
 

@@ -2,7 +2,7 @@
 
 A claim says by ``beyond`` how far a parameter's range may be left. A ray goes from the parameter's default outwards,
 first in coarse steps; where the claim first fails, bisection finds the boundary. Other parameters stay at their
-defaults on the first ray and are drawn from their ranges on the others.
+defaults on the first ray and are drawn from their ranges on the others; where there are none, one ray is all.
 """
 
 from __future__ import annotations
@@ -72,12 +72,13 @@ class Boundary:
         name, rays = self.parameter, len(self.breaks)
         head = f"the theorem ends at {name} = {self.edge:g}"
         if held == rays:
-            return f"{head}; it holds to {self.limit:g} on all {rays} rays"
+            return f"{head}; it holds to {self.limit:g}" + (f" on all {rays} rays" if rays > 1 else "")
         broken = sorted(value for value in self.breaks if math.isfinite(value))
         middle = broken[len(broken) // 2]
         slack = f", {self.nearest / self.edge:.3g} times as far" if self.edge * self.nearest > 0 else ""
         tail = f"; {held} of {rays} rays hold to {self.limit:g}" if held else ""
-        return f"{head}; it breaks from {self.nearest:.6g}{slack} (median of {len(broken)} rays {middle:.6g}){tail}"
+        among = f" (median of {len(broken)} rays {middle:.6g})" if rays > 1 else ""
+        return f"{head}; it breaks from {self.nearest:.6g}{slack}{among}{tail}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; None where the claim held to the limit."""
@@ -197,8 +198,9 @@ def _lines(subject: Subject, claim: Claim, rays: int, root: int) -> Iterator[_Li
     )
     for name in names:
         whole = claim.parameters[name].type is int
+        alone = set(claim.parameters) <= {name, *(claim.control or {})}  # all rays would be one
         for side, values in _sides(claim, name):
-            for ray in range(rays):
+            for ray in range(1 if alone else rays):
                 drawn = _drawn(claim, generator(root, paper, claim.name, ray)) if ray else {}
                 others = {key: value for key, value in (claim.arm("main") | drawn).items() if key != name}
                 yield _Line(template, name, side, ray, whole, tuple(others.items()), values)
