@@ -208,7 +208,7 @@ def test_reach_is_below_every_radius_of_curvature_and_every_ratio_of_federer(man
         (SwissRoll(height=0.01), 0.01),
         (HELIX, 0.02),
     ],
-    ids=str,
+    ids=lambda value: "helix" if value is HELIX else str(value),
 )
 def test_reach_is_nearly_attained_on_dense_samples(manifold, slack) -> None:
     x = on(manifold, 1500)
