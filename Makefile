@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-by-make
+THEORIES := diffusion_subspace diffusion_manifold rpmd pmd_mean large_lr label_shift
 
 .PHONY: help demo test test-all lint benchmark clean
 
@@ -20,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Check two papers, draw the figures of all, write the HTML report
 	@echo "==> Checking every claim of label_shift and sinkd (what is recorded in .porism is not run again)"
 	@$(BIN)/porism check label_shift sinkd; status=$$?; \
+	  echo "==> Leaving the theorems' ranges: where do their claims really stop?"; \
+	  for key in $(THEORIES); do $(BIN)/porism explore $$key --beyond -o report/figures; done; \
 	  echo "==> Drawing the figures and writing the report"; \
 	  $(BIN)/porism report -o report && exit $$status
 

@@ -196,8 +196,8 @@ def test_explore_beyond_prints_the_boundary_and_the_files(run: Run, toy: str, tm
     )
     code, out, _ = run("explore", f"{toy}.below_fifty", "--beyond", "--rays", "1", "-o", str(tmp_path / "drawn"))
     assert code == 0
-    assert "below_fifty: the theorem ends at number = 0; it holds to -9" in out
-    assert "the theorem ends at number = 100; it breaks from 50" in out
+    assert "below_fifty: claimed down to number = 0; holds to -9" in out
+    assert "claimed up to number = 100; breaks from 50" in out
     assert all((tmp_path / "drawn" / f"toy-below_fifty-beyond.{kind}").exists() for kind in ("svg", "png", "csv"))
     code, out, _ = run("explore", f"{toy}.below_fifty", "--beyond", "--rays", "1", "--json")
     assert [row["breaks"] for row in json.loads(out)] == [[None], [50.0]]

@@ -70,15 +70,15 @@ class Boundary:
         """The finding in words."""
         held = sum(map(math.isinf, self.breaks))
         name, rays = self.parameter, len(self.breaks)
-        head = f"the theorem ends at {name} = {self.edge:g}"
+        head = f"claimed {'down' if self.side == 'below' else 'up'} to {name} = {self.edge:g}"
         if held == rays:
-            return f"{head}; it holds to {self.limit:g}" + (f" on all {rays} rays" if rays > 1 else "")
+            return f"{head}; holds to {self.limit:g}" + (f" on all {rays} rays" if rays > 1 else "")
         broken = sorted(value for value in self.breaks if math.isfinite(value))
         middle = broken[len(broken) // 2]
         slack = f", {self.nearest / self.edge:.3g} times as far" if self.edge * self.nearest > 0 else ""
         tail = f"; {held} of {rays} rays hold to {self.limit:g}" if held else ""
-        among = f" (median of {len(broken)} rays {middle:.6g})" if rays > 1 else ""
-        return f"{head}; it breaks from {self.nearest:.6g}{slack}{among}{tail}"
+        among = f" (median of {len(broken)} rays {middle:.6g})" if len(broken) > 1 else ""
+        return f"{head}; breaks from {self.nearest:.6g}{slack}{among}{tail}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; None where the claim held to the limit."""

@@ -27,10 +27,10 @@ def render_beyond(key: str, found: Mapped, folder: Path) -> Rendered:
 
 def figure_of(found: Mapped) -> Figure:
     """One panel for each parameter: thin lines are margins along rays (the dark one with all others at their defaults),
-    triangles where a ray first fails, the shade is the theorem's range.
+    triangles where a ray first fails, the shade is the claim's own range.
 
-    With two parameters a map beside them: blue where the claim holds, orange where it fails, in the frame the theorem's
-    ranges.
+    With two parameters a map beside them: blue where the claim holds, orange where it fails, in the frame the claim's
+    own ranges.
     """
     claim = found.claim
     boundaries = "; ".join(boundary.sentence for boundary in found.boundaries)
@@ -61,7 +61,7 @@ def _draw_rays(ax: Any, found: Mapped, table: Table, name: str) -> None:
     ticks = unit * np.array([-100, -10, -1, 0, 1, 10, 100])
     seen = (ticks >= finite.min() - unit) & (ticks <= finite.max() + unit)
     ax.set_yticks(ticks[seen], labels=[f"{tick:.2g}" for tick in ticks[seen]])
-    ax.axvspan(*_visible(found, inside), color="C0", alpha=0.12, lw=0, label="the theorem's range")
+    ax.axvspan(*_visible(found, inside), color="C0", alpha=0.12, lw=0, label="claimed here")
     ax.axhline(0, color="0.4", lw=0.8)
     for side in ("below", "above"):
         for ray in np.unique(table["ray"][rows]):
@@ -84,7 +84,7 @@ def _draw_map(ax: Any, found: Mapped, table: Table, first: str, second: str) -> 
     holds = np.ma.masked_invalid(np.where(np.isnan(margin), np.nan, margin > 0))
     ax.pcolormesh(x, y, holds, cmap=_two_colours(), vmin=0, vmax=1, alpha=0.45, shading="nearest")
     (left, right), (low, high) = (_visible(found, found.claim.parameters[name]) for name in (first, second))
-    ax.plot([left, right, right, left, left], [low, low, high, high, low], color="0.1", label="the theorem's ranges")
+    ax.plot([left, right, right, left, left], [low, low, high, high, low], color="0.1", label="claimed inside")
     _scale(ax.set_xscale, found, first)
     _scale(ax.set_yscale, found, second)
     ax.set(xlabel=first.replace("_", " "), ylabel=second.replace("_", " "))
@@ -99,7 +99,7 @@ def _two_colours() -> Any:
 
 
 def _visible(found: Mapped, inside: Parameter) -> tuple[float, float]:
-    """The theorem's range, cut off where nothing was looked at."""
+    """The claim's range, cut off where nothing was looked at."""
     outside = widened(inside, (found.claim.beyond or {})[inside.name])
     return max(inside.low, outside.low), min(inside.high, outside.high)
 
