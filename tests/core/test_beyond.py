@@ -128,4 +128,5 @@ def test_the_report_shows_what_was_explored(tmp_path: Path) -> None:
     explore_beyond(subject, jobs=1)
     page = build_report(tmp_path / "after", [subject.key]).parent / "papers" / "made.html"
     assert "Beyond the theorem: Descent contracts below 2 / L. Claimed up to step = 2" in page.read_text()
+    assert f"porism explore {subject.key}.contracts --beyond" in page.read_text()
     assert (tmp_path / "after" / "figures" / "made-contracts-beyond.svg").exists()

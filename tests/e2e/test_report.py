@@ -325,6 +325,15 @@ def test_dark_and_light(browser: Any, site: Path) -> None:
         assert lightness(page) > 0.9
 
 
+def test_the_outline_never_lies_on_a_figure(browser: Any, site: Path) -> None:
+    with Visit(browser, site / "papers/toy.html", viewport={"width": 1200, "height": 700}) as page:
+        page.locator(".figures figure").last.scroll_into_view_if_needed()
+        bottom = page.locator(".outline").evaluate("element => element.getBoundingClientRect().bottom")
+        top = page.locator(".figures").evaluate("element => element.getBoundingClientRect().top")
+        assert top < 700  # in view
+        assert bottom <= top
+
+
 def test_a_phone_never_scrolls_sideways(browser: Any, paths: list[Path]) -> None:
     for path in paths:
         with Visit(browser, path, viewport={"width": 360, "height": 720}) as page:

@@ -40,6 +40,7 @@ class FigureCard:
 
     paper: PaperPage
     figure: Figure
+    command: str
     svg: str = ""
     png: str = ""
     csv: str = ""
@@ -129,9 +130,11 @@ def _figures(
     for figure in subject.loaded.figures.values():
         progress(f"{page.paper.key}: figure {figure.name}")
         table = tables[page.paper.key, figure.name]
-        yield _card(page, figure, functools.partial(_drawn, subject, figure, table, folder))
+        command = f"porism figure {page.key}.{figure.name}"
+        yield _card(page, figure, command, functools.partial(_drawn, subject, figure, table, folder))
     for found in explored_beyond(subject):
-        yield _card(page, figure_of(found), functools.partial(render_beyond, page.paper.key, found, folder))
+        command = f"porism explore {page.key}.{found.claim.name} --beyond"
+        yield _card(page, figure_of(found), command, functools.partial(render_beyond, page.paper.key, found, folder))
 
 
 def _drawn(subject: Subject, figure: Figure, table: Future[Path], folder: Path) -> Rendered:
@@ -139,18 +142,18 @@ def _drawn(subject: Subject, figure: Figure, table: Future[Path], folder: Path) 
     return render(subject, figure, folder)
 
 
-def _card(page: PaperPage, figure: Figure, draw: Callable[[], Rendered]) -> FigureCard:
+def _card(page: PaperPage, figure: Figure, command: str, draw: Callable[[], Rendered]) -> FigureCard:
     try:
         drawn = draw()
     except PorismError as error:
         if isinstance(error.__cause__, OSError):  # the report's folder, not the figure
             raise
-        return FigureCard(page, figure, problem=str(error))
+        return FigureCard(page, figure, command, problem=str(error))
     except Exception as error:  # a draw function may raise anything; the other figures are still drawn
-        return FigureCard(page, figure, problem=f"{type(error).__name__}: {error}")
+        return FigureCard(page, figure, command, problem=f"{type(error).__name__}: {error}")
     svg, png, csv = (f"figures/{path.name}" for path in (drawn.svg, drawn.png, drawn.csv))
     shown = svg if drawn.svg.stat().st_size <= _LIGHT else png
-    return FigureCard(page, figure, svg, png, csv, shown, *_size(drawn.svg))
+    return FigureCard(page, figure, command, svg, png, csv, shown, *_size(drawn.svg))
 
 
 def _size(svg: Path) -> tuple[int, int]:
