@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -37,8 +38,7 @@ def test_expected_failures_are_run_and_strict(tmp_path: Path) -> None:
     assert f"FAILED test_it.py::test_porism[{key}-check_has_a_claim]" in report
     assert "[XPASS(strict)] it has one" in report
     assert f"PASSED test_it.py::test_porism[{key}-check_claim_wording]" in report
-    assert "1 failed" in report
-    assert "1 xfailed" in report
+    assert re.search(r"(?<!\d)1 failed, .*(?<!\d)1 xfailed", report)
 
 
 @pytest.mark.parametrize(

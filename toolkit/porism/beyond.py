@@ -87,11 +87,20 @@ class Boundary:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped:
-    """All that was found of one claim; ``table`` is tidy, one row a point that was looked at.
+class Exploration:
+    """All that was found of one claim.
 
-    Its columns: ``parameter``, ``side`` and ``ray`` (``"map"``, ``""`` and -1 for the map), ``x``, ``y`` (the second
-    parameter of a map, else not a number), ``margin`` (not a number where the claim raised), ``breaks``.
+    Attributes
+    ----------
+    claim
+        The claim that was followed.
+    boundaries
+        One for each parameter and side on which it may be left.
+    table
+        Tidy, a row for each point. ``parameter``, ``side`` and ``ray``: the line it is part of, on the map the side
+        ``"map"`` and ray -1. ``x``: the parameter's value; ``y``: on the map that of the second parameter, else not a
+        number. ``margin``: -inf where the claim raised, not a number where it assumes the point away. ``breaks``:
+        where the ray first fails, infinite for none.
     """
 
     claim: Claim
@@ -106,7 +115,7 @@ def explore_beyond(
     root: int = ROOT,
     jobs: int = -1,
     progress: Progress = lambda records, remaining: None,
-) -> list[Mapped]:
+) -> list[Exploration]:
     """Follow every claim of a paper that declares ``beyond`` out of its ranges.
 
     What an earlier run finished is kept in the project's folder and not done again.
@@ -140,7 +149,7 @@ def explore_beyond(
     return [_collect(claim, lines[claim.name], folder) for claim in claims]
 
 
-def explored_beyond(subject: Subject, *, rays: int = 8, root: int = ROOT) -> list[Mapped]:
+def explored_beyond(subject: Subject, *, rays: int = 8, root: int = ROOT) -> list[Exploration]:
     """What earlier runs of :func:`explore_beyond` with these options found, of the claims that they finished."""
     folder = home() / "tables" / subject.loaded.paper.key / "beyond"
     claims = [claim for claim in subject.loaded.claims.values() if claim.beyond]
@@ -321,7 +330,7 @@ def _margin(claim: _Template, parameters: Mapping[str, Value]) -> float:
     return float(np.median(margins) if claim.rung == "typically" else min(margins))
 
 
-def _collect(claim: Claim, lines: Sequence[_Line], folder: Path) -> Mapped:
+def _collect(claim: Claim, lines: Sequence[_Line], folder: Path) -> Exploration:
     tables = [read_table(folder / line.file) for line in lines]
     table = {name: np.concatenate([t[name].astype(object) for t in tables]) for name in tables[0]}
     for name in table:
@@ -333,4 +342,4 @@ def _collect(claim: Claim, lines: Sequence[_Line], folder: Path) -> Mapped:
             edge = claim.parameters[name].low if side == "below" else claim.parameters[name].high
             breaks = tuple(float(t["breaks"][0]) for t in chosen)
             boundaries.append(Boundary(claim.name, name, side, float(edge), float(values[-1]), breaks))
-    return Mapped(claim, tuple(boundaries), table)
+    return Exploration(claim, tuple(boundaries), table)

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from porism.beyond import Mapped
+from porism.beyond import Exploration
 from porism.figures import Figure, Table
 from porism.parameters import Parameter, widened
 from porism.render import Rendered, draw, write
 from porism.tables import write_table
 
 
-def render_beyond(key: str, found: Mapped, folder: Path) -> Rendered:
+def render_beyond(key: str, found: Exploration, folder: Path) -> Rendered:
     """Write ``KEY-CLAIM-beyond.{svg,png,csv}`` into ``folder``."""
     stem = f"{key}-{found.claim.name}-beyond"
     csv = folder / f"{stem}.csv"
@@ -25,7 +25,7 @@ def render_beyond(key: str, found: Mapped, folder: Path) -> Rendered:
     return write(draw(figure_of(found), found.table), csv, folder, stem)
 
 
-def figure_of(found: Mapped) -> Figure:
+def figure_of(found: Exploration) -> Figure:
     """One panel for each parameter: thin lines are margins along rays (the dark one with all others at their defaults),
     triangles where a ray first fails, the shade is the claim's own range.
 
@@ -43,7 +43,7 @@ def figure_of(found: Mapped) -> Figure:
     return Figure(caption, claim.where, claim.function, panels[len(claim.beyond or {})])
 
 
-def _draw(found: Mapped, table: Table, *axes: Any) -> None:
+def _draw(found: Exploration, table: Table, *axes: Any) -> None:
     names = list(found.claim.beyond or {})
     for ax, name in zip(axes, names, strict=False):
         _draw_rays(ax, found, table, name)
@@ -52,7 +52,7 @@ def _draw(found: Mapped, table: Table, *axes: Any) -> None:
     axes[0].set_ylabel("margin: the claim holds above 0")
 
 
-def _draw_rays(ax: Any, found: Mapped, table: Table, name: str) -> None:
+def _draw_rays(ax: Any, found: Exploration, table: Table, name: str) -> None:
     inside = found.claim.parameters[name]
     rows = (table["parameter"] == name) & (table["side"] != "map")
     finite = table["margin"][rows & np.isfinite(table["margin"])]
@@ -76,7 +76,7 @@ def _draw_rays(ax: Any, found: Mapped, table: Table, name: str) -> None:
     ax.legend()
 
 
-def _draw_map(ax: Any, found: Mapped, table: Table, first: str, second: str) -> None:
+def _draw_map(ax: Any, found: Exploration, table: Table, first: str, second: str) -> None:
     rows = table["side"] == "map"
     x, y = np.unique(table["x"][rows]), np.unique(table["y"][rows])
     order = np.lexsort((table["x"][rows], table["y"][rows]))
@@ -98,13 +98,13 @@ def _two_colours() -> Any:
     return ListedColormap(["#d55e00", "#0072b2"])
 
 
-def _visible(found: Mapped, inside: Parameter) -> tuple[float, float]:
+def _visible(found: Exploration, inside: Parameter) -> tuple[float, float]:
     """The claim's range, cut off where nothing was looked at."""
     outside = widened(inside, (found.claim.beyond or {})[inside.name])
     return max(inside.low, outside.low), min(inside.high, outside.high)
 
 
-def _scale(set_scale: Any, found: Mapped, name: str) -> None:
+def _scale(set_scale: Any, found: Exploration, name: str) -> None:
     """Logarithmic over more than two decades of positive numbers."""
     looked_at = found.table["x"][found.table["parameter"] == name]
     if looked_at.size and looked_at.min() > 0 and looked_at.max() / looked_at.min() > 100:
