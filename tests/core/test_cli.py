@@ -68,7 +68,7 @@ def test_every_command_has_json(run: Run) -> None:
         (("check", "."), "neither a paper's key nor a Python file"),
         (("check", "./folder"), "neither a paper's key nor a Python file"),
         (("explore", "TOY", "--jobs", "0"), "--jobs must be -1 or a positive number"),
-        (("explore", "TOY.shift_helps"), "no `always` or `proved` claim"),
+        (("explore", "TOY.shift_helps"), "has no claim with ranges to explore"),
         (("explore", "TOY", "--beyond"), "has no claim that declares `beyond`"),
         (("explore", "TOY", "--beyond", "--cases", "9"), "--beyond takes --rays"),
         (("explore", "TOY", "--rays", "9"), "--rays and --output are for --beyond"),
@@ -115,8 +115,9 @@ def test_check_show_and_contradiction(run: Run, toy: str) -> None:
     committed.write_text("\n".join([*lines, json.dumps(flipped)]) + "\n")
     code, out, err = run("check", toy, "--json")
     assert code == 1
-    assert json.loads(out)["contradictions"] == ["toy.shift_helps"]
-    assert "toy.shift_helps was committed as refuted, is now holds" in err
+    assert [(d["kind"], d["claim"]) for d in json.loads(out)["differences"]] == [("contradiction", "toy.shift_helps")]
+    assert "contradiction: toy.shift_helps was committed as refuted, is now holds" in err
+    assert "before: refuted: 9 of 9" in err and "now: holds: 9 of 9" in err
 
 
 def test_a_paper_named_twice_counts_once(run: Run, toy: str) -> None:

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from porism.check import Progress, Subject
+from porism.check import Subject
 from porism.claims import Claim
 from porism.drawing import columns
 from porism.engines import mapped, worker_sandbox
 from porism.errors import PorismError
 from porism.home import home
 from porism.parameters import Parameter, Value, widened
+from porism.rounds import Progress
 from porism.seeds import ROOT, generator
 from porism.tables import read_table, write_table
 from porism.worker import UNSATISFIED

@@ -1,36 +1,27 @@
-"""Checking claims: run replicates and searches until every claim is settled."""
+"""Checking claims: run replicates and searches until every claim is settled, or the time is up."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import joblib
+
+from porism.budget import Clock
 from porism.claims import Claim
-from porism.engines import Engine, Task, run_tasks, tasks_of
-from porism.errors import ParameterError
+from porism.costs import Job, job_of, longest_first, most_settled_within
+from porism.engines import Engine, Task
+from porism.errors import PorismError
 from porism.fingerprint import code_hash
 from porism.home import home
-from porism.parameters import bind
-from porism.records import Arm, Record, read_records
+from porism.records import Record, read_records
 from porism.registry import LoadedPaper, load
+from porism.rounds import Progress, work_off
 from porism.seeds import ROOT
-from porism.stats import SignTest
-from porism.verdicts import (
-    Verdict,
-    append_verdicts,
-    counterexample_of,
-    current,
-    end_of_search,
-    in_order,
-    judge,
-    read_verdicts,
-    succeeded,
-    summarise,
-    verdict_file,
-)
+from porism.tasks import next_tasks
+from porism.verdicts import Verdict, append_verdicts, judge, latest, read_verdicts, verdict_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,128 +50,124 @@ class Subject:
         return read_verdicts(verdict_file(self.loaded.path))
 
 
-# Called with the records of each finished task, and with the number of tasks that are known to remain.
-Progress = Callable[[Sequence[Record], int], None]
-
-
 def check(
     subjects: Sequence[Subject],
     *,
     engine: Engine = "loky",
     jobs: int = -1,
     root: int = ROOT,
+    budget: float | None = None,
     progress: Progress = lambda records, remaining: None,
 ) -> list[Verdict]:
-    """Settle every claim of the papers and return the verdicts, in the papers' own order.
+    """Settle the claims of the papers and return the verdicts, in the papers' own order.
 
     What is recorded already is not run again. In each round a claim gets exactly as many replicates as it
     needs before it could possibly be settled, so the verdict does not depend on the number of workers.
 
+    Parameters
+    ----------
+    subjects
+        The papers, or some of their claims.
+    engine, jobs
+        As for :func:`~porism.engines.run_tasks`.
+    root
+        Root seed.
+    budget
+        Seconds after which to stop; then claims that are not settled have no verdict. None for as long as it takes.
+    progress
+        Called with the records of each finished task, and with the number of tasks that are known to remain.
+
     Raises
     ------
     PorismError
-        If records cannot be read or written.
+        If records cannot be read or written, or if two of the papers have the same key.
     """
-    folder = home() / "records"
-    records = {s.loaded.paper.key: read_records(folder, s.loaded.paper.key) for s in subjects}
-    while tasks := tasks_of(_next_tasks(subject, records[subject.loaded.paper.key], root) for subject in subjects):
-        remaining = len(tasks)
-        for done in run_tasks(tasks, folder, engine=engine, jobs=min(jobs, len(tasks)) if jobs > 0 else jobs):
-            records[done[0].paper] += done
-            remaining -= 1
-            progress(done, remaining)
-    verdicts = []
-    for subject in subjects:
-        key = subject.loaded.paper.key
-        own = [
-            judge(claim, records[key], paper=key, code_hash=subject.code_hash, root=root)
-            for claim in subject.loaded.claims.values()
-        ]
-        settled = [verdict for verdict in own if verdict is not None]
-        append_verdicts(subject.verdict_file, settled, strict=False)
-        verdicts += settled
-    return verdicts
+    clock = Clock(budget)
+    work = [_Claims(subject, root) for subject in subjects]
+    by_key = {claims.key: claims for claims in work}
+    if len(by_key) < len(work):
+        raise PorismError("two of the papers have the same key; check them one after the other")
+
+    def tasks() -> list[Task]:
+        wanted = [job for claims in work for job in claims.jobs()]
+        if budget is None:
+            return longest_first(wanted)
+        return most_settled_within(wanted, clock.left, workers=joblib.cpu_count() if jobs == -1 else jobs)
+
+    def take(records: Sequence[Record]) -> None:
+        by_key[records[0].paper].take(records)
+
+    def reread() -> None:
+        for claims in work:
+            claims.read()
+
+    work_off(tasks, take, reread, home() / "records", engine=engine, jobs=jobs, clock=clock, progress=progress)
+    for claims in work:
+        append_verdicts(claims.subject.verdict_file, claims.in_order(), strict=False)
+    return [
+        claims.verdicts[name] for claims in work for name in claims.subject.loaded.claims if name in claims.verdicts
+    ]
 
 
-def _next_tasks(subject: Subject, records: Sequence[Record], root: int) -> Iterator[Task]:
-    """What the paper's unsettled claims need next."""
-    for claim in subject.loaded.claims.values():
-        same = [r for r in records if r.claim == claim.name]
-        own = current(claim, same, code_hash=subject.code_hash, root=root)
-        arms: tuple[Arm, ...] = ("main",) if claim.control is None else ("main", "control")
-        for arm in arms:
-            if summarise(claim, own, arm) is None:
-                mine = [r for r in own if r.arm == arm]
-                template = _task(subject, claim, arm, root)
-                if claim.rung == "typically":
-                    yield from _replicates(claim, mine, template)
-                else:
-                    yield from _searches(subject, claim, mine, same, template)
+class _Claims:
+    """The claims of one paper under check: verdicts of those that are settled, records of those that are not."""
+
+    def __init__(self, subject: Subject, root: int) -> None:
+        self.subject, self.root = subject, root
+        self.key = subject.loaded.paper.key
+        self.committed = subject.committed()
+        self._earlier = latest([*self.committed, *read_verdicts(subject.verdict_file, strict=False)])
+        self.verdicts: dict[str, Verdict] = {}
+        self._records: dict[str, list[Record]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Read the records of the claims that are not settled, and judge them."""
+        unsettled = [c for c in self.subject.loaded.claims.values() if c.name not in self.verdicts]
+        keep = relevant(unsettled, self.subject.code_hash, self.root)
+        by_claim: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in read_records(home() / "records", self.key, keep=keep):
+            by_claim[record.claim].append(record)
+        self._records = {claim.name: by_claim[claim.name] for claim in unsettled}
+        self._judge(unsettled)
+
+    def in_order(self) -> list[Verdict]:
+        """The verdicts so far, in the order of the paper's file."""
+        return [self.verdicts[name] for name in self.subject.loaded.claims if name in self.verdicts]
+
+    def take(self, records: Sequence[Record]) -> None:
+        self._records[records[0].claim] += records
+
+    def jobs(self) -> list[Job]:
+        """What the claims that are not settled need next."""
+        unsettled = [self.subject.loaded.claims[name] for name in self._records]
+        self._judge(unsettled)
+        found = []
+        for claim in unsettled:
+            if claim.name in self._records:
+                records = self._records[claim.name]
+                tasks = next_tasks(self.subject, claim, records, self.committed, self.root)
+                found.append(job_of(tasks, records, self._earlier.get(claim.name)))
+        return found
+
+    def _judge(self, claims: Sequence[Claim]) -> None:
+        """Settle what can be settled; a settled claim's records are not needed any more."""
+        for claim in claims:
+            records, code = self._records[claim.name], self.subject.code_hash
+            verdict = judge(claim, records, paper=self.key, code_hash=code, root=self.root)
+            if verdict is not None:
+                self.verdicts[claim.name] = verdict
+                del self._records[claim.name]
 
 
-def _task(subject: Subject, claim: Claim, arm: Arm, root: int) -> Task:
-    return Task(
-        do="replicate",
-        key=subject.key,
-        paper=subject.loaded.paper.key,
-        claim=claim.name,
-        claim_hash=claim.hash,
-        code_hash=subject.code_hash,
-        root=root,
-        arm=arm,
-        time_limit=claim.time_limit,
-        cap=claim.cap,
-    )
+def relevant(claims: Sequence[Claim], code_hash: str, root: int) -> Callable[[Record], bool]:
+    """Whether a record is about one of the claims as they are now, or ends some search of them."""
+    hashes = {claim.name: claim.hash for claim in claims}
 
+    def keep(record: Record) -> bool:
+        if record.claim not in hashes:
+            return False
+        as_it_is = (record.claim_hash, record.code_hash, record.root) == (hashes[record.claim], code_hash, root)
+        return as_it_is or record.status == "end"
 
-def _replicates(claim: Claim, records: list[Record], template: Task) -> Iterator[Task]:
-    signs = [succeeded(claim, r) for r in in_order(records)]
-    test = SignTest.of(signs, cap=claim.cap)
-    until = min(claim.cap, test.trials + test.fewest_more)
-    there = {r.case for r in records}
-    for case in range(test.trials, until):
-        if case not in there:
-            yield dataclasses.replace(template, case=case)
-
-
-def _searches(
-    subject: Subject, claim: Claim, records: list[Record], same: list[Record], template: Task
-) -> Iterator[Task]:
-    if claim.rung == "proved" and not any(r.status == "symbolic" for r in records):
-        yield dataclasses.replace(template, do="symbolic")
-    if end_of_search(claim, records) is None:
-        yield search_task(subject, claim, same, arm=template.arm, root=template.root, cap=claim.cap)
-
-
-def search_task(
-    subject: Subject, claim: Claim, records: Sequence[Record], *, root: int, cap: int, arm: Arm = "main"
-) -> Task:
-    """A search of one arm that knows its finished cases, and replays earlier counterexamples first.
-
-    ``records`` are all of the claim's, those of other wordings and roots included.
-    """
-    known = tuple(
-        {"parameters": dict(r.parameters), "case": r.case, "status": r.status, "effect": r.effect, "note": r.note}
-        for r in current(claim, records, code_hash=subject.code_hash, root=root)
-        if r.arm == arm and r.status not in ("end", "symbolic")
-    )
-    replay = tuple(counterexamples(subject, claim, records)) if arm == "main" else ()
-    return dataclasses.replace(_task(subject, claim, arm, root), do="search", cap=cap, known=known, replay=replay)
-
-
-def counterexamples(subject: Subject, claim: Claim, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """Counterexamples ever found to a claim of this name that are still in its ranges: replayed ever after."""
-    ends = [r for r in records if r.claim == claim.name and r.arm == "main" and r.values.get("counterexamples")]
-    found = [counterexample_of(end) for end in ends]
-    committed = (v.main.counterexample for v in subject.committed() if v.claim == claim.name)
-    found += [dict(example) for example in committed if example is not None]
-    seen = set()
-    for example in found:
-        # The control's switches stay where the arm has them.
-        free = {name: value for name, value in example["parameters"].items() if name not in (claim.control or {})}
-        point = {"parameters": free, "case": example["case"], "root": example.get("root", ROOT)}
-        with contextlib.suppress(ParameterError):
-            bind(claim.parameters, free)
-            if repr(point) not in seen:
-                yield point
-            seen.add(repr(point))
+    return keep

@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import joblib
 
 from porism.errors import PorismError
+from porism.parameters import Value
 from porism.records import Arm, Record, ShardWriter
 from porism.sandbox import Sandbox
 
@@ -26,17 +27,25 @@ ENGINES: tuple[Engine, ...] = ("serial", "loky", "dask", "ray")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# What joblib's loky and dask raise when the process of a worker is gone.
+_DEATHS = ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker")
+
 _worker = threading.local()
+
+
+class WorkersDied(PorismError):
+    """A worker was killed by somebody else, such as the system for want of memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One piece of work for a worker: a replicate, a search, or a symbolic decision.
+    """One piece of work for a worker: a replicate, a search, a symbolic decision, or one run of a demo.
 
-    ``key`` finds the paper (a key or a file's path); the other names are those of :class:`Record`.
+    ``key`` finds the paper (a key or a file's path); ``parameters`` are those that differ from the arm's own; the
+    other names are those of :class:`Record`.
     """
 
-    do: Literal["replicate", "search", "symbolic"]
+    do: Literal["replicate", "search", "symbolic", "weakest", "demo"]
     key: str
     paper: str
     claim: str
@@ -46,6 +55,7 @@ class Task:
     arm: Arm
     time_limit: float
     case: int = -1
+    parameters: Mapping[str, Value] = dataclasses.field(default_factory=dict)
     cap: int = 0
     known: tuple[dict[str, Any], ...] = ()
     replay: tuple[dict[str, Any], ...] = ()
@@ -53,7 +63,12 @@ class Task:
     def record(self, **fields: Any) -> Record:
         """A record that belongs to this task."""
         names = ("paper", "claim", "claim_hash", "code_hash", "root", "arm")
+        fields |= {"note": fields.get("note", "").encode(errors="replace").decode()}  # half a surrogate is no text
         return Record(**({name: getattr(self, name) for name in names} | {"case": self.case} | fields))
+
+    def message(self) -> dict[str, Any]:
+        """What the child process is told."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 def run_tasks(
@@ -77,6 +92,8 @@ def run_tasks(
     ------
     PorismError
         If the engine's package is not installed, or the records cannot be written.
+    WorkersDied
+        If a worker was killed; what it had finished is on disk.
     """
     if engine not in ENGINES:
         raise PorismError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
@@ -85,8 +102,13 @@ def run_tasks(
         if engine == "serial":
             stack.callback(_close_worker)
         # Ray's backend cannot return results as they come.
-        parallel = joblib.Parallel(return_as="list" if engine == "ray" else "generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(perform)(task, folder, parent) for task in tasks)
+        parallel = joblib.Parallel(return_as="list" if engine == "ray" else "generator_unordered")
+        try:
+            yield from parallel(joblib.delayed(perform)(task, folder, parent) for task in tasks)
+        except Exception as error:
+            if type(error).__name__ in _DEATHS:
+                raise WorkersDied(str(error).partition("\n")[0]) from error
+            raise
 
 
 def mapped(function: Callable[[Item], Result], items: Sequence[Item], *, jobs: int = -1) -> Iterator[Result]:
@@ -130,24 +152,35 @@ def perform(task: Task, folder: Path, parent: int | None = None) -> list[Record]
 
 def _records(task: Task, sandbox: Sandbox) -> Iterator[Record]:
     """Translate the sandbox's events into records."""
-    running: dict[str, Any] = {"case": task.case, "root": task.root, "parameters": {}}
-    evaluated = len(task.known)
-    for event in sandbox.run(dataclasses.asdict(task), time_limit=task.time_limit):
-        fields = {name: value for name, value in event.items() if name != "event"}
-        match event["event"]:
-            case "start":
-                running = fields
-            case "case":
-                evaluated += 1
-                yield task.record(**fields)
-            case "symbolic":
-                yield task.record(status="symbolic", **fields)
-            case "end":
-                yield _end(task, event["cases"], event["counterexample"])
-            case "timeout":
-                yield from _failed(task, running, evaluated, "timeout", f"did not return within {task.time_limit:g} s")
-            case "died":
-                yield from _failed(task, running, evaluated, "error", f"its process died: {event['note']}"[:500])
+    running: dict[str, Any] = {"case": task.case, "root": task.root, "parameters": dict(task.parameters)}
+    known = list(task.known)
+    goes_on = True
+    while goes_on:
+        goes_on = False
+        for event in sandbox.run({**task.message(), "known": known}, time_limit=task.time_limit):
+            fields = {name: value for name, value in event.items() if name != "event"}
+            match event["event"]:
+                case "start":
+                    running = fields
+                case "case":
+                    known.append(fields)
+                    yield task.record(**fields)
+                case "symbolic":
+                    yield task.record(status="symbolic", **fields)
+                case "end":
+                    yield end_of(task, **fields)
+                case "timeout" | "died":
+                    timeout = event["event"] == "timeout"
+                    status: Literal["timeout", "error"] = "timeout" if timeout else "error"
+                    note = f"did not return within {task.time_limit:g} s" if timeout else _death(event["note"])
+                    yield from _failed(task, running, len(known), status, note)
+                    # A point where replicates fail is a weak one; the search for the weakest does not end there.
+                    goes_on = task.do == "weakest" and running["case"] >= 0
+                    known.append({**running, "status": status})
+
+
+def _death(last_words: str) -> str:
+    return f"its process died: {last_words}"[:500]
 
 
 def _failed(
@@ -158,14 +191,20 @@ def _failed(
         yield task.record(status="symbolic", note=f"undecided: {note}")
         return
     yield task.record(status=status, note=note, **running)
-    if task.do == "search":
+    if task.do == "search" or (task.do == "weakest" and running["case"] < 0):
         where = "".join(f", {name}={value}" for name, value in running["parameters"].items())
-        yield _end(task, evaluated + 1, None, f"{note} at case {running['case']}{where}")
+        yield end_of(task, evaluated + 1, None, note=f"{note} at case {running['case']}{where}")
 
 
-def _end(task: Task, cases: int, counterexample: dict[str, Any] | None, note: str = "") -> Record:
+def end_of(
+    task: Task,
+    cases: int,
+    counterexample: Mapping[str, Any] | None,
+    weakest: Mapping[str, Value] | None = None,
+    note: str = "",
+) -> Record:
     """Close a search; a ``note`` without a counterexample says what broke it off."""
-    found = counterexample or {"case": -1, "root": task.root, "parameters": {}, "note": note}
+    found = counterexample or {"case": -1, "root": task.root, "parameters": weakest or {}, "note": note}
     what = {name: found[name] for name in ("case", "parameters", "note")}
     counts = {
         "cases": cases,
@@ -216,9 +255,3 @@ def _dask_client(jobs: int) -> Iterator[None]:
         n_workers=workers, threads_per_worker=1, dashboard_address=":0"
     ):
         yield
-
-
-def tasks_of(items: Iterable[Iterable[Task]]) -> list[Task]:
-    """Flatten, long tasks first: a search takes as long as many replicates."""
-    order = {"search": 0, "symbolic": 1, "replicate": 2}
-    return sorted((task for tasks in items for task in tasks), key=lambda task: order[task.do])

@@ -6,20 +6,20 @@ killed leaves at most a cut-off last line. Nothing here deletes or rewrites anyt
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import os
 import secrets
 import socket
+import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from porism.errors import PorismError
 from porism.home import writing
-from porism.parameters import Value
 
 VERSION = 1
 
@@ -31,12 +31,13 @@ class RecordWarning(UserWarning):
     """Something recorded could not be read; it was left as it is."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """One replicate (``typically``), one case (``always``), or the end of a search.
 
     Attributes
     ----------
+    v
+        The format's version.
     paper, claim, claim_hash, code_hash, root, arm, parameters, case
         Together the identity: the same identity gives the same bits, so it is never computed twice.
         ``case`` is the replicate's number, or the number that seeds a searched case.
@@ -46,7 +47,7 @@ class Record:
     effect
         What the claim measured; None where it failed.
     values
-        More numbers, such as the scores of both arms.
+        More results by name, such as the scores of both arms; what is not finite is recorded as None.
     note
         The error in one line, or sympy's answer.
     seconds
@@ -55,6 +56,7 @@ class Record:
         Versions that ran it.
     """
 
+    v: int = VERSION
     paper: str
     claim: str
     claim_hash: str
@@ -63,9 +65,9 @@ class Record:
     arm: Arm
     case: int
     status: Status
-    parameters: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    parameters: dict[str, bool | int | float | str] = {}
     effect: float | None = None
-    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    values: dict[str, Any] = {}
     note: str = ""
     seconds: float = 0.0
     environment: str = ""
@@ -73,19 +75,21 @@ class Record:
     @property
     def identity(self) -> tuple[Any, ...]:
         """What makes two records the same piece of work."""
-        point = json.dumps(dict(self.parameters), sort_keys=True)
+        point = msgspec.json.encode(self.parameters, order="sorted")
         kind = {"end": f"end of {self.values.get('cap')}", "symbolic": "symbolic"}.get(self.status, "case")
         return (self.claim, self.claim_hash, self.code_hash, self.root, self.arm, kind, self.case, point)
 
     def to_line(self) -> bytes:
         """The record as one line of JSON."""
-        fields = {"v": VERSION, **dataclasses.asdict(self)}
-        return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        return msgspec.json.encode(self) + b"\n"
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Record:
-        """Build a record from its JSON object; unknown fields are refused."""
-        return cls(**{name: value for name, value in fields.items() if name != "v"})
+
+class _Version(msgspec.Struct):
+    v: int
+
+
+_decoder = msgspec.json.Decoder(Record)
+_version = msgspec.json.Decoder(_Version)
 
 
 class ShardWriter:
@@ -130,8 +134,8 @@ def append_whole(file: int, data: bytes) -> None:
         raise
 
 
-def read_records(folder: Path, paper: str) -> list[Record]:
-    """Read every shard of a paper, the first of each identity only.
+def read_records(folder: Path, paper: str, *, keep: Callable[[Record], bool] = lambda record: True) -> list[Record]:
+    """Read those records of a paper that one wants to ``keep``, the first of each identity only.
 
     A cut-off last line, a damaged line, an unreadable shard or a record written by a newer version is
     skipped with one :class:`RecordWarning` a shard, and left where it is.
@@ -141,39 +145,62 @@ def read_records(folder: Path, paper: str) -> list[Record]:
     PorismError
         If the folder is there but cannot be listed, so that nothing recorded is taken for missing.
     """
-    seen: dict[tuple[Any, ...], Record] = {}
+    seen: set[tuple[Any, ...]] = set()
+    records = []
+    for shard in shards(folder, paper):
+        for record in _read_shard(shard):
+            if keep(record) and record.identity not in seen:
+                seen.add(record.identity)
+                records.append(_shared_texts(record))
+    return records
+
+
+def shards(folder: Path, paper: str) -> list[Path]:
+    """The files of a paper's records, in the order of their names."""
     try:
-        names = sorted(os.listdir(folder / paper))
+        return [folder / paper / name for name in sorted(os.listdir(folder / paper)) if name.endswith(".jsonl")]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise PorismError(f"cannot read {folder / paper}: {error.strerror}") from error
-    for name in names:
-        if name.endswith(".jsonl"):
-            for record in _read_shard(folder / paper / name):
-                seen.setdefault(record.identity, record)
-    return list(seen.values())
 
 
-def _read_shard(shard: Path) -> Iterable[Record]:
-    try:
-        lines = shard.read_bytes().split(b"\n")
-    except OSError as error:
-        warnings.warn(f"{shard}: cannot be read ({error.strerror}); skipped", RecordWarning, stacklevel=3)
-        return
+def _shared_texts(record: Record) -> Record:
+    """The same record with one copy of each text that thousands of records repeat: a third of the memory."""
+    for name in ("paper", "claim", "claim_hash", "code_hash", "note", "environment"):
+        msgspec.structs.force_setattr(record, name, sys.intern(getattr(record, name)))
+    return record
+
+
+def _read_shard(shard: Path) -> Iterator[Record]:
     skipped: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            fields = json.loads(line)
-            if fields["v"] > VERSION:
-                skipped.append(f"line {number} was written by a newer porism (format {fields['v']})")
-                continue
-            yield Record.from_json(fields)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            last = number == len(lines)
-            skipped.append(f"line {number} is {'cut off' if last else 'damaged'}")
+    try:
+        with shard.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.isspace():
+                    continue
+                try:
+                    record = _decoder.decode(line)
+                except (ValueError, RecursionError):
+                    skipped.append(f"line {number} {_damage(line)}")
+                    continue
+                if record.v > VERSION:
+                    skipped.append(f"line {number} {_damage(line)}")
+                else:
+                    yield record
+    except OSError as error:
+        skipped.append(f"cannot be read ({error.strerror})")
     if skipped:
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         warnings.warn(f"{shard}: {skipped[0]}{more}; skipped", RecordWarning, stacklevel=3)
+
+
+def _damage(line: bytes) -> str:
+    """What is wrong with a line that is no record."""
+    try:
+        version = _version.decode(line).v
+        if version > VERSION:
+            return f"was written by a newer porism (format {version})"
+    except (ValueError, RecursionError):
+        pass
+    return "is damaged" if line.endswith(b"\n") else "is cut off"

@@ -31,7 +31,10 @@ def _runnable(loaded: LoadedPaper) -> Callable[..., Any]:
 
 def run_demo(subject: Subject, parameters: Mapping[str, Value], *, root: int) -> dict[str, Any]:
     """Run the demo in the sandbox and return its numbers by name."""
-    return _run(subject, {"do": "demo", "parameters": dict(parameters), "root": root}, TIME_LIMIT)
+    outcome = _run(subject, {"do": "demo", "case": 0, "parameters": dict(parameters), "root": root}, TIME_LIMIT)
+    if outcome["status"] != "ok":
+        raise PorismError(f"{subject.loaded.paper.key} failed: {outcome['note']}")
+    return dict(outcome["values"])
 
 
 def run_case(
@@ -76,8 +79,6 @@ def _run(subject: Subject, task: dict[str, Any], time_limit: float) -> dict[str,
     for event in events:
         if event["event"] == "case":
             return event
-        if event["event"] == "values":
-            return dict(event["values"])
     last = events[-1]
     reason = f"did not return within {time_limit:g} s" if last["event"] == "timeout" else last.get("note", "no answer")
     raise PorismError(f"{subject.loaded.paper.key} failed: {reason}")

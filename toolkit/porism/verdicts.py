@@ -76,6 +76,17 @@ class Verdict:
         """Whether the claim came out as its paper says."""
         return self.outcome == OUTCOMES[self.rung][0]
 
+    @property
+    def summary(self) -> str:
+        """Outcome, reason, effect with interval, e-value and provenance in one line."""
+        main = self.main
+        effect = "" if main.effect is None else f"; effect {main.effect:.4g}"
+        if main.e_value is not None:
+            ends = (("-inf", main.low), ("inf", main.high))
+            low, high = (missing if end is None else f"{end:.4g}" for missing, end in ends)
+            effect += f" [{low}, {high}], e {main.e_value:.3g}"
+        return f"{self.outcome}: {self.reason}{effect}; root {self.root}, code {self.code_hash}, {self.environment}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, with the format's version."""
         return {"v": VERSION, **dataclasses.asdict(self)}
@@ -127,13 +138,15 @@ def current(claim: Claim, records: Iterable[Record], *, code_hash: str, root: in
 
 def summarise(claim: Claim, records: Iterable[Record], arm: Arm) -> ArmSummary | None:
     """Summary of one arm, or None while it is not settled."""
-    own = [r for r in records if r.arm == arm]
-    return _sampled(claim, own) if claim.rung == "typically" else _searched(claim, own)
+    if claim.rung == "typically":
+        return _sampled(claim, replicates(claim, records, arm))
+    return _searched(claim, [r for r in records if r.arm == arm])
 
 
-def in_order(records: Iterable[Record]) -> list[Record]:
-    """Replicates 0, 1, 2, ... up to the first that is missing."""
-    by_number = {r.case: r for r in records if r.status not in ("end", "symbolic")}
+def replicates(claim: Claim, records: Iterable[Record], arm: Arm) -> list[Record]:
+    """Replicates 0, 1, 2, ... of an arm up to the first that is missing, without those at other parameters."""
+    point = claim.arm(arm)
+    by_number = {r.case: r for r in records if (r.arm, r.parameters) == (arm, point) and r.status != "end"}
     ordered: list[Record] = []
     while len(ordered) in by_number:
         ordered.append(by_number[len(ordered)])
@@ -151,11 +164,10 @@ def succeeded(claim: Claim, record: Record) -> bool:
 
 
 def _sampled(claim: Claim, records: list[Record]) -> ArmSummary | None:
-    replicates = in_order(records)
-    test = SignTest.of((succeeded(claim, r) for r in replicates), cap=claim.cap)
+    test = SignTest.of((succeeded(claim, r) for r in records), cap=claim.cap)
     if test.outcome is None:
         return None
-    used = replicates[: test.trials]
+    used = records[: test.trials]
     failed = [r for r in used if r.status != "ok"]
     effects = [r.effect if r.effect is not None else math.copysign(math.inf, succeeded(claim, r) - 0.5) for r in used]
     low, high = anytime_median_interval(effects)
@@ -289,8 +301,8 @@ def latest(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
 
 def append_verdicts(path: Path, verdicts: Iterable[Verdict], *, strict: bool = True) -> int:
     """Append, in one write, those verdicts that say something new of their claim; return how many."""
-    last = latest(read_verdicts(path, strict=strict))
-    new = [v for v in verdicts if _said(v) != _said(last.get(v.claim))]
+    last = {(v.claim, v.root): v for v in read_verdicts(path, strict=strict)}
+    new = [v for v in verdicts if _said(v) != _said(last.get((v.claim, v.root)))]
     lines = "".join(json.dumps(v.to_json(), separators=(",", ":")) + "\n" for v in new)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,11 +313,6 @@ def append_verdicts(path: Path, verdicts: Iterable[Verdict], *, strict: bool = T
         finally:
             os.close(file)
     return len(new)
-
-
-def contradicts(verdict: Verdict, committed: Verdict | None) -> bool:
-    """Whether a verdict differs from the committed one for the same wording and code of the claim."""
-    return committed is not None and committed.hash == verdict.hash and committed.outcome != verdict.outcome
 
 
 def _said(verdict: Verdict | None) -> tuple[Any, ...] | None:

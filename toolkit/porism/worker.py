@@ -16,9 +16,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
+
 from porism.claims import Claim
 from porism.parameters import Value
 from porism.registry import LoadedPaper, distributions_of, load
+from porism.seeds import generator
 
 # Private anonymous memory that one child may take, in GiB.
 MEMORY_GIB = 8.0
@@ -54,10 +58,7 @@ def perform(task: Mapping[str, Any], send: Send) -> None:
         _write_figure_table(loaded, task)
         return
     if task["do"] == "demo":
-        from porism.runs import demo_values
-
-        send({"event": "start", "case": -1, "parameters": {}})
-        send({"event": "values", "values": demo_values(loaded, task["parameters"], task["root"])})
+        _run_demo(loaded, task, send)
         return
     claim = loaded.claims[task["claim"]]
     run = functools.partial(_evaluate, loaded, claim, task, send)
@@ -74,6 +75,10 @@ def perform(task: Mapping[str, Any], send: Send) -> None:
         from porism.search import search
 
         send({"event": "end", **search(claim, task, run)})
+    elif task["do"] == "weakest":
+        from porism.weakest import weakest
+
+        send({"event": "end", **weakest(claim, task, run)})
 
 
 def _evaluate(
@@ -85,36 +90,51 @@ def _evaluate(
     case: int,
     root: int | None = None,
 ) -> dict[str, Any]:
-    """Run one case and send its outcome; an exception of the claim is an outcome like any other.
+    """Run one case and send its outcome.
 
     ``root`` is the task's own, or that of an earlier counterexample, whose random numbers it gives again.
     """
-    import numpy as np
-    from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
-
-    from porism.seeds import generator
-
     root = task["root"] if root is None else root
-    point: dict[str, Any] = {"case": case, "root": root, "parameters": dict(parameters)}
+
+    def margin() -> Any:
+        if claim.rung == "proved":
+            from porism.symbolic import numeric_margin
+
+            return numeric_margin(claim, task["arm"], parameters)
+        return claim.function(generator(root, loaded.paper.key, claim.name, case), **parameters)
+
+    def measured() -> dict[str, Any]:
+        try:
+            effect, values = claim.effect(margin())
+        except UnsatisfiedAssumption:
+            if task["do"] in ("search", "weakest"):
+                raise  # hypothesis draws another case
+            return {"status": "error", "note": UNSATISFIED}
+        return {"effect": effect, "values": values}
+
+    return _timed(measured, loaded, {"case": case, "root": root, "parameters": dict(parameters)}, send)
+
+
+def _run_demo(loaded: LoadedPaper, task: Mapping[str, Any], send: Send) -> None:
+    from porism.runs import demo_values
+
+    point = {"case": task["case"], "root": task["root"], "parameters": task["parameters"]}
+    _timed(lambda: {"values": demo_values(loaded, task["parameters"], task["root"])}, loaded, point, send)
+
+
+def _timed(
+    measured: Callable[[], dict[str, Any]], loaded: LoadedPaper, point: dict[str, Any], send: Send
+) -> dict[str, Any]:
+    """Announce a point, measure there and send the outcome; an exception is an outcome like any other."""
     send({"event": "start", **point})
     began = time.perf_counter()
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            # `assume` is fine here: what it raises is handled below.
+            # `assume` is fine here: what it raises is handled.
             warnings.simplefilter("ignore", HypothesisDeprecationWarning)
-            if claim.rung == "proved":
-                from porism.symbolic import numeric_margin
-
-                result: Any = numeric_margin(claim, task["arm"], parameters)
-            else:
-                rng = generator(root, loaded.paper.key, claim.name, case)
-                result = claim.function(rng, **parameters)
-        effect, values = claim.effect(result)
-        outcome: dict[str, Any] = {"status": "ok", "effect": effect, "values": values}
+            outcome = {"status": "ok", **measured()}
     except UnsatisfiedAssumption:
-        if task["do"] == "search":
-            raise  # hypothesis draws another case
-        outcome = {"status": "error", "note": UNSATISFIED}
+        raise
     except Exception as error:
         outcome = {"status": "error", "note": f"{type(error).__name__}: {error}".splitlines()[0][:500]}
     outcome |= {
@@ -130,7 +150,6 @@ def _evaluate(
 def _write_figure_table(loaded: LoadedPaper, task: Mapping[str, Any]) -> None:
     from pathlib import Path
 
-    from porism.seeds import generator
     from porism.tables import write_table
 
     rng = generator(task["root"], loaded.paper.key, task["figure"])

@@ -66,7 +66,7 @@ class ClaimRow:
     """A claim with the verdict that counts for it, if there is one.
 
     ``status`` is one of :data:`STATUSES`. ``verdict`` is None unless it is about the claim as it stands now;
-    ``outdated`` is the last one otherwise.
+    ``outdated`` is the last one otherwise. ``elsewhere`` are those under other root seeds that came out otherwise.
     """
 
     subject: Subject
@@ -75,6 +75,7 @@ class ClaimRow:
     verdict: Verdict | None
     outdated: Verdict | None
     committed: bool
+    elsewhere: tuple[Verdict, ...]
     history: tuple[Revision, ...]
 
     @property
@@ -270,6 +271,7 @@ def _rows(subject: Subject) -> Iterator[ClaimRow]:
             verdict=None if stale else row.verdict,
             outdated=row.verdict if stale else None,
             committed=row.committed,
+            elsewhere=row.elsewhere,
             history=history(committed, row.claim),
         )
 
