@@ -136,18 +136,23 @@ def worker_sandbox(key: str, code_hash: str) -> Sandbox:
 def perform(task: Task, folder: Path, parent: int | None = None) -> list[Record]:
     """Carry out one task in this worker's sandbox and record what comes back.
 
-    With ``parent`` given, a worker whose parent has died records nothing: somebody may be doing the work again.
+    With ``parent`` given, a worker whose parent has died ends, and records nothing: somebody may be doing the work again.
     """
+    _end_if_orphaned(parent)
     sandbox = worker_sandbox(task.key, task.code_hash)
     if getattr(_worker, "folder", None) != folder:
         _worker.folder, _worker.shard = folder, ShardWriter(folder)
     records = []
     for record in _records(task, sandbox):
-        if parent is not None and os.getppid() != parent and os.getpid() != parent:
-            raise SystemExit(1)
+        _end_if_orphaned(parent)
         _worker.shard.append(record)
         records.append(record)
     return records
+
+
+def _end_if_orphaned(parent: int | None) -> None:
+    if parent is not None and os.getppid() != parent and os.getpid() != parent:
+        os._exit(1)  # an exception would be taken for the task's, and the next one begun
 
 
 def _records(task: Task, sandbox: Sandbox) -> Iterator[Record]:

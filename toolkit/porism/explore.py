@@ -140,10 +140,17 @@ def explore(
     by_name = {hunt.claim.name: hunt for hunt in hunts}
     folder, committed = home() / "records", subject.committed()
 
+    def relevant(record: Record) -> bool:
+        hunt = by_name.get(record.claim)
+        if hunt is None:
+            return False
+        as_it_is = (record.claim_hash, record.code_hash) == (hunt.claim.hash, subject.code_hash)
+        return as_it_is or record.status == "end"
+
     def read() -> None:
         for hunt in hunts:
             hunt.records = []
-        for record in read_records(folder, subject.loaded.paper.key, keep=lambda record: record.claim in by_name):
+        for record in read_records(folder, subject.loaded.paper.key, keep=relevant):
             by_name[record.claim].records.append(record)
 
     def tasks() -> list[Task]:

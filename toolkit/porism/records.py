@@ -76,8 +76,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown
     def identity(self) -> tuple[Any, ...]:
         """What makes two records the same piece of work."""
         point = msgspec.json.encode(self.parameters, order="sorted")
-        kind = {"end": f"end of {self.values.get('cap')}", "symbolic": "symbolic"}.get(self.status, "case")
-        return (self.claim, self.claim_hash, self.code_hash, self.root, self.arm, kind, self.case, point)
+        what = (self.claim, self.claim_hash, self.code_hash, self.root, self.arm, self.case, point)
+        if self.status == "end":
+            return (*what, self.values.get("cap"))
+        return (*what, "symbolic") if self.status == "symbolic" else what
 
     def to_line(self) -> bytes:
         """The record as one line of JSON."""
@@ -149,9 +151,11 @@ def read_records(folder: Path, paper: str, *, keep: Callable[[Record], bool] = l
     records = []
     for shard in shards(folder, paper):
         for record in _read_shard(shard):
-            if keep(record) and record.identity not in seen:
-                seen.add(record.identity)
-                records.append(_shared_texts(record))
+            if keep(record) and (identity := record.identity) not in seen:
+                seen.add(identity)
+                # One copy of what is long and thousands of records repeat.
+                msgspec.structs.force_setattr(record, "environment", sys.intern(record.environment))
+                records.append(record)
     return records
 
 
@@ -163,13 +167,6 @@ def shards(folder: Path, paper: str) -> list[Path]:
         return []
     except OSError as error:
         raise PorismError(f"cannot read {folder / paper}: {error.strerror}") from error
-
-
-def _shared_texts(record: Record) -> Record:
-    """The same record with one copy of each text that thousands of records repeat: a third of the memory."""
-    for name in ("paper", "claim", "claim_hash", "code_hash", "note", "environment"):
-        msgspec.structs.force_setattr(record, name, sys.intern(getattr(record, name)))
-    return record
 
 
 def _read_shard(shard: Path) -> Iterator[Record]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,10 @@ from typing import Any
 
 # Importing a paper may mean importing torch on a loaded machine; this is not a claim's time.
 STARTUP_SECONDS = 300.0
+
+# Who ends a pool of workers (loky, when one of them died or all are to stop) kills their children a moment before them.
+# A worker that is still there after this time was not meant: its child was killed for reasons of its own.
+_GRACE = 2.0
 
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
@@ -70,6 +75,8 @@ class Sandbox:
             if line is None:
                 code = child.poll()
                 self.kill()
+                if code == -signal.SIGKILL:
+                    time.sleep(_GRACE)
                 yield {"event": "timeout"} if code is None else {"event": "died", "note": self._last_words(code)}
                 return
             event = json.loads(line)

@@ -101,7 +101,8 @@ def _task(
 ) -> Task:
     return Task(
         do=do,
-        key=subject.key,
+        # workers may be at home in another folder
+        key=str(subject.loaded.path) if subject.key.endswith(".py") else subject.key,
         paper=subject.loaded.paper.key,
         claim=claim.name,
         claim_hash=claim.hash,
