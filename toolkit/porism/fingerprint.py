@@ -29,6 +29,8 @@ _MATHEMATICS = tuple(
         "kernels",
         "testbeds",
         "stats",
+        "surgery",
+        "packing",
     )
 )
 _PACKAGES = ("porism_sims", "porism_theory", "porism_plugins")
