@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from porism.discrepancies import (
@@ -33,12 +31,11 @@ from porism.discrepancies import (
     stein_gram,
 )
 from porism.errors import ParameterError
+from porism.testing.strategies import samples
 from porism.transport import exact_wasserstein, wasserstein_1d
 
 KERNELS = ("gaussian", "laplace", "imq", "energy")
-LINE = st.integers(2, 10).flatmap(
-    lambda n: arrays(float, n, elements=st.one_of(st.floats(-100, 100), st.sampled_from([0.0, 1.0, 1e-300])))
-)
+LINE = samples(points=(2, 10), magnitude=100.0)
 
 
 def clouds(seed: int, n: int = 17, m: int = 12, d: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from porism.geometry import (
     estimate_reach,
     largest_curvature,
 )
+from porism.testing.strategies import PointsOnManifold, manifolds, manifolds_with_points, samples
 
 
 def torus_map(u):
@@ -415,3 +416,41 @@ def test_projection_takes_any_size(exponent, seed) -> None:
         foot = manifold.project(x)
         assert manifold.distance(foot) < 1e-12
         assert np.isfinite(manifold.distance(x))
+
+
+@given(manifolds_with_points())
+def test_points_stay_and_frames_split_space(drawn: PointsOnManifold) -> None:
+    """At poles, at points that coincide, on thin ellipsoids and tight tori."""
+    manifold, x = drawn
+    size = max(1.0, float(np.abs(x).max()))
+    np.testing.assert_allclose(manifold.project(x), x, atol=1e-9 * size)
+    frame = np.concatenate([manifold.tangent_basis(x), manifold.normal_basis(x)], axis=-1)
+    identity = np.broadcast_to(np.eye(frame.shape[-1]), frame.shape)
+    np.testing.assert_allclose(np.swapaxes(frame, -1, -2) @ frame, identity, atol=1e-10)
+
+
+@given(manifolds_with_points(), st.data())
+def test_no_point_is_nearer_than_the_projection(drawn: PointsOnManifold, data: st.DataObject) -> None:
+    manifold, others = drawn
+    (x,) = data.draw(samples(points=1, dimension=manifold.ambient_dimension, magnitude=30.0))
+    distance = manifold.distance(x)
+    slack = 1e-10 * (1 + np.abs(x).max())
+    assert distance == pytest.approx(np.linalg.norm(x - manifold.project(x)), abs=slack)
+    assert (distance <= np.linalg.norm(x - others, axis=-1) + slack).all()
+
+
+@given(manifolds_with_points(families=("sphere", "torus", "subspace", "product"), points=(3, 4)))
+def test_geodesic_distance_is_a_metric_above_the_chord(drawn: PointsOnManifold) -> None:
+    manifold, x = drawn
+    inside = manifold.geodesic_distance(x[:, None], x[None])
+    chord = np.linalg.norm(x[:, None] - x[None], axis=-1)
+    slack = 1e-12 * (1 + inside.max())
+    assert (inside >= chord - slack).all()
+    np.testing.assert_allclose(inside, inside.T, atol=slack)
+    assert (inside[:, None] <= inside[:, :, None] + inside[None] + slack).all()  # d(i, k) <= d(i, j) + d(j, k)
+
+
+@given(manifolds(bounded=True), st.integers(0, 2**32 - 1))
+def test_samples_lie_on_the_manifold(manifold: Manifold, seed: int) -> None:
+    x = manifold.sample(np.random.default_rng(seed), 5)
+    np.testing.assert_allclose(manifold.distance(x), 0, atol=1e-11 * max(1.0, float(np.abs(x).max())))

@@ -18,6 +18,7 @@ from porism.kernels import sweep as sweep_module  # noqa: E402
 from porism.kernels.fused_linear import fused_linear_divergence  # noqa: E402
 from porism.kernels.logits import divergence_logits  # noqa: E402
 from porism.kernels.vocabulary import sampled_divergence_logits, top_k_divergence_logits  # noqa: E402
+from porism.testing import strategies  # noqa: E402
 
 PLAIN = ["kl", "reverse_kl", "jeffreys", "js", "tv", "squared_hellinger", "pearson_chi2", "neyman_chi2", "triangular"]
 ALL = [generator(name) for name in PLAIN]
@@ -173,17 +174,26 @@ def test_user_generator():
     agree(with_gradients(lambda p, q: divergence_logits(mine, p, q), p, q), wanted, 1e-12)
 
 
-LOGITS = st.lists(st.floats(-50, 50, width=32) | st.sampled_from([0.0, 1e-300, -1e30, 1e4]), min_size=4, max_size=4)
-
-
-@given(LOGITS, LOGITS, st.sampled_from(ALL))
-def test_non_negative_shift_invariant_and_zero_sum_gradient(p, q, f):
-    p, q = torch.tensor([p], dtype=torch.float64), torch.tensor([q], dtype=torch.float64)
+@given(strategies.logits(rows=2, classes=(2, 5), magnitude=1e30), st.sampled_from(ALL))
+def test_non_negative_shift_invariant_and_zero_sum_gradient(drawn, f):
+    p, q = torch.from_numpy(drawn).split(1)
     values, to_p, to_q = with_gradients(lambda p, q: divergence_logits(f, p, q), p, q)
     assert float(values[0]) >= -1e-9
     if float(values[0]) < 1e6:
         for gradient in (to_p, to_q):
             assert abs(float(gradient.sum())) <= 1e-9 * max(1.0, float(gradient.abs().max()))
+
+
+@given(strategies.torch_modules(outputs=(2, 5), dtype=torch.float64), st.sampled_from(ALL))
+def test_gradients_in_the_weights_of_modules_equal_autograd(drawn: strategies.SmallModule, f):
+    parameters = list(drawn.module.parameters())
+    teacher = normal(len(drawn.inputs), drawn.module(drawn.inputs).shape[-1], seed=5)
+
+    def gradients(divergence):
+        loss = divergence(f, teacher, drawn.module(drawn.inputs)).sum()
+        return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+    agree(gradients(divergence_logits), gradients(divergence_log_space), 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from porism import metrics
 from porism.errors import ParameterError
+from porism.testing.strategies import SmallModule, graphs, torch_modules
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -148,6 +149,43 @@ def test_tangent_kernel_is_the_product_of_jacobians(model):
     assert torch.allclose(metrics.empirical_ntk(function, parameters, x)[:, :2], kernel, atol=1e-12)
 
 
+MODULES = torch_modules(batch=(1, 3), width=(1, 3), outputs=(1, 3), dtype=torch.float64)
+
+
+@given(MODULES)
+def test_tangent_kernels_of_any_module_are_products_of_jacobians(drawn: SmallModule):
+    """Shared layers, embeddings, attention and convolutions, and examples that are alike."""
+    module, x, _ = drawn
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+
+    def function(p, x):
+        return torch.func.functional_call(module, p, (x,))
+
+    expected = explicit_jacobian(module, x)
+    scale = 1 + float(expected.abs().max())
+    assert torch.allclose(metrics.jacobian(function, parameters, x), expected, atol=1e-12 * scale)
+    kernel = metrics.empirical_ntk(function, parameters, x)
+    assert torch.allclose(kernel, torch.einsum("nkp,mlp->nmkl", expected, expected), atol=1e-11 * scale**2)
+
+
+@given(MODULES)
+def test_fisher_matrices_of_any_module_are_covariances_of_scores(drawn: SmallModule):
+    """E over labels of the squared score: symmetric, not negative, and zero along what leaves the output alone."""
+    module, x, _ = drawn
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+
+    def function(p, x):
+        return torch.func.functional_call(module, p, (x,))
+
+    fisher = metrics.fisher_matrix(function, parameters, x)
+    outputs, jacobian = torch.softmax(module(x), -1).detach(), explicit_jacobian(module, x)
+    metric = torch.diag_embed(outputs) - outputs[:, :, None] * outputs[:, None]
+    expected = torch.einsum("nkp,nkl,nlq->pq", jacobian, metric, jacobian) / len(x)
+    scale = 1 + float(expected.abs().max())
+    assert torch.allclose(fisher, expected, atol=1e-11 * scale)
+    assert float(torch.linalg.eigvalsh(fisher).min()) >= -1e-11 * scale * len(fisher)
+
+
 def test_fisher_is_the_expected_outer_product(model):
     function, parameters, x, module = model
     p = torch.softmax(module(x), -1).detach()
@@ -213,6 +251,27 @@ def test_ranks_of_projections_are_their_ranks_at_any_scale(rank, scale):
     assert float(metrics.effective_rank(a)) == pytest.approx(rank, rel=1e-10)
     assert float(metrics.stable_rank(a)) == pytest.approx(rank, rel=1e-10)
     assert 1 - 1e-9 <= float(metrics.participation_ratio(a)) <= rank + 1e-9
+
+
+@given(graphs(nodes=(2, 6), connected=True, weighted=True), st.integers(0, 99))
+def test_ranks_of_laplacians_are_those_of_the_graph(adjacency, seed):
+    """Between 1 and n - 1, as constant functions are in the kernel, whatever the nodes are called."""
+    laplacian = np.diag(adjacency.sum(axis=1)) - adjacency
+    order = rng(seed).permutation(len(adjacency))
+    for rank in (metrics.effective_rank, metrics.stable_rank):
+        value = float(rank(laplacian))
+        assert 1 - 1e-9 <= value <= len(adjacency) - 1 + 1e-6
+        assert float(rank(laplacian[np.ix_(order, order)])) == pytest.approx(value, rel=1e-9)
+
+
+@given(graphs(nodes=(2, 5), connected=True), graphs(nodes=(2, 5), connected=True))
+def test_the_rank_of_two_graphs_is_that_of_their_parts(one, two):
+    """Of a disjoint union: singular values are joined, so exp(H) mixes by their sums."""
+    weights = np.array([np.linalg.svd(part, compute_uv=False).sum() for part in (one, two)])
+    shares = weights / weights.sum()
+    ranks = np.array([float(metrics.effective_rank(part)) for part in (one, two)])
+    expected = np.exp(shares @ np.log(ranks) - shares @ np.log(shares))
+    assert float(metrics.effective_rank(scipy.linalg.block_diag(one, two))) == pytest.approx(expected, rel=1e-9)
 
 
 def test_spectral_gradients():

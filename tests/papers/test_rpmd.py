@@ -26,6 +26,16 @@ from scipy.optimize import linprog, minimize
 
 from porism import divergences
 from porism.errors import ParameterError
+from porism.testing.strategies import (
+    FiniteMDP,
+    UncertaintySet,
+    distributions,
+    kernel_sets,
+    mdps,
+    samples,
+    stochastic_matrices,
+    uncertainty_sets,
+)
 from porism_sims.robust_mdp import environments, learning, mirror_descent, planning
 from porism_sims.robust_mdp import uncertainty as sets
 from porism_sims.robust_mdp.planning import MDP, Kernel, evaluate
@@ -110,17 +120,33 @@ def dual_of_chi2(nominal: Any, values: Any, radius: float) -> float:
     return best
 
 
-@given(SEEDS)
-def test_chi2_sets_attain_their_dual(seed: int) -> None:
-    nominal, values, radius = inner_problem(np.random.default_rng(seed))
+# Values are equal or at least 1e-9 apart.
+INNER = st.integers(1, 8).flatmap(
+    lambda n: st.tuples(
+        distributions(rows=1, classes=n).map(np.ravel),
+        samples(points=n, magnitude=1.0).map(lambda values: values.round(9)),
+        st.floats(1e-3, 1),
+    )
+)
+
+
+@given(INNER)
+def test_chi2_sets_attain_their_dual(drawn: tuple[Any, Any, float]) -> None:
+    nominal, values, radius = drawn
     worst = worst_distribution(Uncertainty("chi2", radius), nominal, values)
     assert worst @ values == pytest.approx(dual_of_chi2(nominal, values, radius), abs=1e-9)
     assert divergences.pearson_chi2(worst, nominal) <= radius * (1 + 1e-7)
 
 
-@given(SEEDS)
-def test_kl_sets_attain_their_dual(seed: int) -> None:
-    nominal, values, radius = inner_problem(np.random.default_rng(seed))
+@pytest.mark.parametrize(("mass", "mean"), [(1e-17, 3.16e-9), (1e-300, 1e-150)])
+def test_a_chi2_set_weighs_a_mass_below_rounding(mass: float, mean: float) -> None:
+    nature = Uncertainty("chi2", 1.0)
+    assert worst_mean(nature, np.array([mass, 1.0]), np.array([1.0, 0.0])) == pytest.approx(mean, rel=1e-2)
+
+
+@given(INNER)
+def test_kl_sets_attain_their_dual(drawn: tuple[Any, Any, float]) -> None:
+    nominal, values, radius = drawn
     nature = Uncertainty("kl", radius)
     worst = worst_distribution(nature, nominal, values)
     assert worst @ values == pytest.approx(margins.dual_mean(nature, nominal, values), abs=1e-8)
@@ -156,11 +182,12 @@ def test_small_radii_are_not_lost_in_rounding(radius: float) -> None:
         )
 
 
-@given(SEEDS, st.sampled_from(KINDS), st.sampled_from(SUPPORTS))
-def test_maximisers_are_in_their_sets_and_move_with_values(seed: int, kind: Any, support: Any) -> None:
-    rng = np.random.default_rng(seed)
-    nominal, values, radius = inner_problem(rng)
-    nature = Uncertainty(kind, radius, support)
+@given(INNER, uncertainty_sets(), SEEDS)
+def test_maximisers_are_in_their_sets_and_move_with_values(
+    drawn: tuple[Any, Any, float], set_: UncertaintySet, seed: int
+) -> None:
+    rng, nature = np.random.default_rng(seed), Uncertainty(*set_)
+    (nominal, values, _), (kind, radius, support) = drawn, set_
     worst = worst_distribution(nature, nominal, values)
     assert worst.min() >= 0
     assert worst.sum() == pytest.approx(1, abs=1e-12)
@@ -262,6 +289,59 @@ def test_plans_keep_the_symmetries(seed: int, kind: Any, radius: float) -> None:
     np.testing.assert_allclose(planning.policy_iteration(scaled, nature).values, 3 * values, atol=1e-9)
     more = Uncertainty(kind, min(1.0, 1.5 * radius), nature.support)
     assert np.all(planning.policy_iteration(mdp, more).values >= values - 1e-9)
+
+
+def simulated(drawn: FiniteMDP) -> MDP:
+    return MDP(drawn.costs, drawn.transitions, drawn.discount)  # type: ignore[arg-type]
+
+
+@given(mdps(), uncertainty_sets(), st.data())
+def test_the_robust_bellman_operator_contracts_and_keeps_order(
+    drawn: FiniteMDP, set_: UncertaintySet, data: st.DataObject
+) -> None:
+    mdp, nature = simulated(drawn), Uncertainty(*set_)
+    v, w = (data.draw(samples(points=len(drawn.start), magnitude=10.0)) for _ in range(2))
+    backed_v, backed_w = (planning.robust_q(mdp, nature, u).min(axis=1) for u in (v, w))
+    assert np.abs(backed_v - backed_w).max() <= drawn.discount * np.abs(v - w).max() + 1e-9
+    higher = planning.robust_q(mdp, nature, np.maximum(v, w)).min(axis=1)
+    assert (higher >= np.maximum(backed_v, backed_w) - 1e-9).all()
+    raised = planning.robust_q(mdp, nature, v + 1).min(axis=1)
+    np.testing.assert_allclose(raised, backed_v + drawn.discount, atol=1e-9)
+
+
+@given(mdps(discount=(0.0, 0.9)), uncertainty_sets())
+def test_plans_solve_the_optimality_equation_at_the_corners(drawn: FiniteMDP, set_: UncertaintySet) -> None:
+    """With absorbing states, tied actions and sets of radius zero: a policy's robust values are what the plan says."""
+    mdp, nature = simulated(drawn), Uncertainty(*set_)
+    plan = planning.policy_iteration(mdp, nature)
+    np.testing.assert_allclose(planning.robust_q(mdp, nature, plan.values).min(axis=1), plan.values, atol=1e-9)
+    np.testing.assert_allclose(evaluate(mdp, nature, plan.policy).values, plan.values, atol=1e-9)
+    assert (np.abs(plan.values) <= np.abs(drawn.rewards).max() / (1 - drawn.discount) + 1e-9).all()
+
+
+@given(mdps(discount=(0.0, 0.9)).flatmap(lambda m: st.tuples(st.just(m), kernel_sets(m.transitions, radius=0.3))))
+def test_contamination_is_at_least_as_bad_as_every_kernel_within_its_radius(drawn: tuple[FiniteMDP, Any]) -> None:
+    mdp, kernels = drawn
+    policy = np.full(mdp.rewards.shape, 1 / mdp.rewards.shape[1])
+    worst = evaluate(simulated(mdp), Uncertainty("contamination", 0.3), policy).values
+    for kernel in kernels:
+        chain = np.eye(len(mdp.start)) - mdp.discount * np.einsum("sa,sat->st", policy, kernel)
+        assert (np.linalg.solve(chain, np.vecdot(policy, mdp.costs)) <= worst + 1e-9).all()
+
+
+@given(stochastic_matrices(chain="ergodic"), st.floats(0, 0.99), st.data())
+def test_visitation_is_stationary_from_the_stationary_distribution(chain: Any, discount: float, data: Any) -> None:
+    """A chain that starts in its stationary distribution spends that share of any discounted time in each state."""
+    states = len(chain)
+    system = np.vstack([chain.T - np.eye(states), np.ones(states)])
+    stationary = np.linalg.lstsq(system, np.eye(states + 1)[-1], rcond=None)[0]
+    mdp = MDP(np.zeros((states, 1)), chain[:, None], discount)  # type: ignore[arg-type]
+    seen = planning.visitation(mdp, mdp.kernel, np.ones((states, 1)), stationary)
+    np.testing.assert_allclose(seen, stationary, atol=1e-9)
+    start = data.draw(distributions(rows=1, classes=states))[0]
+    seen = planning.visitation(mdp, mdp.kernel, np.ones((states, 1)), start)
+    assert seen.sum() == pytest.approx(1)
+    np.testing.assert_allclose(seen - discount * seen @ chain, (1 - discount) * start, atol=1e-12)
 
 
 # Mirror descent

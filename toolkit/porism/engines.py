@@ -136,7 +136,7 @@ def worker_sandbox(key: str, code_hash: str) -> Sandbox:
 def perform(task: Task, folder: Path, parent: int | None = None) -> list[Record]:
     """Carry out one task in this worker's sandbox and record what comes back.
 
-    With ``parent`` given, a worker whose parent has died ends, and records nothing: somebody may be doing the work again.
+    With ``parent`` given, a worker whose parent has died ends and records nothing: the work may be in other hands.
     """
     _end_if_orphaned(parent)
     sandbox = worker_sandbox(task.key, task.code_hash)

@@ -45,11 +45,12 @@ def code_hash(path: Path, module: str = "") -> str:
     visited: dict[str, str] = {}
     _visit(module or path.stem, str(path), own, visited)
     text = f"engine {ENGINE}\n" + "\n".join(f"{name}:{source}" for name, source in sorted(visited.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
 def _visit(module: str, path: str, own: str, visited: dict[str, str]) -> None:
-    source, imported = _read(path, module, os.stat(path).st_mtime_ns)
+    there = os.stat(path)
+    source, imported = _read(path, module, (there.st_size, there.st_mtime_ns, there.st_ctime_ns))
     visited[module] = source
     for name in imported:
         if _counts(name, own):
@@ -83,8 +84,8 @@ def _counts(module: str, own: str) -> bool:
 
 
 @functools.cache
-def _read(path: str, module: str, mtime: int) -> tuple[str, tuple[str, ...]]:
-    """The normalised source of a file and the modules it may import; ``mtime`` keeps the cache honest."""
+def _read(path: str, module: str, version: tuple[int, int, int]) -> tuple[str, tuple[str, ...]]:
+    """The normalised source of a file and the modules it may import; ``version`` keeps the cache honest."""
     source = Path(path).read_text(encoding="utf-8")
     tree = ast.parse(source, path)
     package = module if path.endswith("__init__.py") else module.rpartition(".")[0]

@@ -107,13 +107,15 @@ def _pack_chunk(codes: Tensor, bits: int) -> Tensor:
     places = torch.arange(bits, device=codes.device, dtype=torch.int32)
     flat = ((codes.to(torch.int32)[:, None] >> places) & 1).to(torch.uint8).reshape(-1)
     padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-    return (padded << torch.arange(8, device=codes.device, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    shifted: Tensor = padded << torch.arange(8, device=codes.device, dtype=torch.uint8)
+    return shifted.sum(1, dtype=torch.uint8)
 
 
 def _unpack_chunk(packed: Tensor, bits: int) -> Tensor:
     if 8 % bits == 0:
         shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        return ((packed[:, None] >> shifts) & (2**bits - 1)).reshape(-1)
+        codes: Tensor = (packed[:, None] >> shifts) & (2**bits - 1)
+        return codes.reshape(-1)
     eight = torch.arange(8, device=packed.device, dtype=torch.uint8)
     flat = ((packed[:, None] >> eight) & 1).reshape(-1)
     whole = flat[: flat.numel() // bits * bits].view(-1, bits).to(torch.int32)

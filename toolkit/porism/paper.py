@@ -10,7 +10,9 @@ from porism.kinds import KINDS
 # The extras a paper may ask for in `needs`; pyproject.toml says which distributions each stands for.
 EXTRAS = ("torch", "hf", "theory", "transport", "plots")
 
-_KEY = re.compile(r"[a-z][a-z0-9_]*")
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,99}")  # it names folders and files
+# Line ends and what is no text at all: control characters and halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _REF = re.compile(r"(arXiv:\d{4}\.\d{4,5}|arXiv:[a-z-]+(\.[A-Z]{2})?/\d{7}|doi:10\.\d{4,9}/\S+)")
 
 
@@ -69,8 +71,13 @@ class Paper:
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"Paper.{name} must be a tuple of strings")
+        for field in dataclasses.fields(self):
+            if any(_UNPRINTABLE.search(text) for text in _texts(getattr(self, field.name))):
+                raise ValueError(f"Paper.{field.name} must be text on one line, without control characters")
         if not _KEY.fullmatch(self.key):
-            raise ValueError(f"Paper.key must match [a-z][a-z0-9_]*, got {self.key!r}")
+            raise ValueError(
+                f"Paper.key must match [a-z][a-z0-9_]* and have at most 100 letters, got {self.key[:120]!r}"
+            )
         if not self.title or not self.authors or not self.family:
             raise ValueError("Paper.title, Paper.authors and Paper.family must not be empty")
         if not isinstance(self.year, int) or not 1600 <= self.year <= 2200:
@@ -103,3 +110,7 @@ class Paper:
             f"  author = {{{' and '.join(self.authors)}}},\n"
             f"  year = {{{self.year}}},\n  {where}\n}}"
         )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()

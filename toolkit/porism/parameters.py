@@ -13,6 +13,7 @@ import functools
 import inspect
 import math
 import numbers
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import annotated_types as at
 
 from porism.errors import ParameterError, did_you_mean
+from porism.ranges import Ends, divides, exact, float_ends, integer_ends, multiple_ends, number, shown
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -28,6 +30,8 @@ Value = bool | int | float | str
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WORDS_FOR_BOOL = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# Constraints of annotated_types that a range cannot express; ignoring them would accept what they forbid.
+_NOT_RANGES = (at.MinLen, at.MaxLen, at.Predicate, at.Timezone)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +40,11 @@ class Parameter:
 
     ``low`` and ``high`` are infinite where the range is open-ended; ``low_open`` and ``high_open`` say
     that the bound itself is excluded.
+
+    Raises
+    ------
+    ParameterError
+        If the range holds no value, or if a bound, a multiple or a choice is none.
     """
 
     name: str
@@ -49,18 +58,24 @@ class Parameter:
     choices: tuple[Value, ...] = ()
     doc: str = ""
 
+    def __post_init__(self) -> None:
+        problem = self._impossible()
+        if problem:
+            raise ParameterError(f"{self.name}: {problem}")
+
     @property
     def range_text(self) -> str:
         """The range in words, such as ``int in [2, 12]``."""
         if self.choices:
             return "one of " + ", ".join(map(str, self.choices))
         text = self.type.__name__
-        if self.type in (int, float) and (math.isfinite(self.low) or math.isfinite(self.high)):
-            left = "(" if self.low_open or math.isinf(self.low) else "["
-            right = ")" if self.high_open or math.isinf(self.high) else "]"
-            text += f" in {left}{_whole(self.low)}, {_whole(self.high)}{right}"
+        bounded = -math.inf < self.low or self.high < math.inf
+        if self.type in (int, float) and bounded:
+            left = "(" if self.low_open or self.low == -math.inf else "["
+            right = ")" if self.high_open or self.high == math.inf else "]"
+            text += f" in {left}{number(self.low)}, {number(self.high)}{right}"
         if self.multiple_of is not None:
-            text += f", a multiple of {self.multiple_of:g}"
+            text += f", a multiple of {number(self.multiple_of)}"
         return text
 
     def validate(self, value: Any) -> Value:
@@ -77,7 +92,7 @@ class Parameter:
         """
         converted = self._convert(value)
         if converted is None or not self._contains(converted):
-            raise ParameterError(f"{self.name} must be {self.range_text}, got {value!r}")
+            raise ParameterError(f"{self.name} must be {self.range_text}, got {shown(value)}")
         return converted
 
     def parse(self, text: str) -> Value:
@@ -91,7 +106,7 @@ class Parameter:
         except ValueError as error:
             if isinstance(error, ParameterError):
                 raise
-            raise ParameterError(f"{self.name} must be {self.range_text}, got {text!r}") from None
+            raise ParameterError(f"{self.name} must be {self.range_text}, got {shown(text)}") from None
 
     def strategy(self) -> SearchStrategy[Any]:
         """The hypothesis strategy that draws from the whole range, and nothing but the range."""
@@ -101,28 +116,18 @@ class Parameter:
             return st.sampled_from(self.choices)
         if self.type is bool:
             return st.booleans()
+        if self.type in (int, float) and self.multiple_of is not None:
+            step = exact(self.multiple_of)
+            return st.integers(*self._ends()).map(lambda k: self.type(k * step)).filter(self._contains)
         if self.type is int:
-            low = None if math.isinf(self.low) else math.floor(self.low) + 1 if self.low_open else math.ceil(self.low)
-            high = (
-                None if math.isinf(self.high) else math.ceil(self.high) - 1 if self.high_open else math.floor(self.high)
-            )
-            return st.integers(low, high).filter(self._contains) if self.multiple_of else st.integers(low, high)
+            return st.integers(*self._ends())
         if self.type is float:
-            low_bound = None if math.isinf(self.low) else float(self.low)
-            high_bound = None if math.isinf(self.high) else float(self.high)
-            return st.floats(
-                low_bound,
-                high_bound,
-                exclude_min=self.low_open and low_bound is not None,
-                exclude_max=self.high_open and high_bound is not None,
-                allow_nan=False,
-                allow_infinity=False,
-            ).filter(self._contains)
+            return st.floats(*self._ends(), allow_nan=False, allow_infinity=False).filter(self._contains)
         raise ParameterError(f"{self.name} has type {self.type.__name__}, which has no finite range to search")
 
     def _convert(self, value: Any) -> Value | None:
         if self.choices:
-            return next((c for c in self.choices if c == value and type(c) is type(value)), None)
+            return next((c for c in self.choices if type(c) is type(value) and c == value), None)
         if self.type is bool:
             return value if isinstance(value, bool) else None
         if self.type is str:
@@ -143,13 +148,35 @@ class Parameter:
             return False
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
-        return above and below and self._divides(value)
+        return above and below and (self.multiple_of is None or divides(self.multiple_of, value))
 
-    def _divides(self, value: int | float) -> bool:
-        if self.multiple_of is None:
-            return True
-        quotient = value / self.multiple_of
-        return math.isclose(quotient, round(quotient), rel_tol=1e-9)
+    def _ends(self) -> Ends:
+        """The smallest and the largest value; with ``multiple_of`` the smallest and the largest factor of it."""
+        between = integer_ends if self.type is int else float_ends
+        ends = between(self.low, self.high, self.low_open, self.high_open)
+        if self.multiple_of is None or ends.empty:
+            return ends
+        if self.type is float:  # a factor of something small could give an infinite product
+            largest = sys.float_info.max
+            ends = Ends(-largest if ends.first is None else ends.first, largest if ends.last is None else ends.last)
+        return multiple_ends(ends, self.multiple_of)
+
+    def _impossible(self) -> str:
+        """Why no value can be in the range, or nothing."""
+        if self.choices:
+            return _impossible_choices(self.choices)
+        if self.type not in (int, float):
+            return ""
+        bounds: dict[str, Any] = {"low": self.low, "high": self.high}
+        for name, bound in bounds.items():
+            if not _is_number(bound):
+                return f"{name} must be a number, got {shown(bound)}"
+        step: Any = self.multiple_of
+        if step is not None and not (_is_number(step) and 0 < step < math.inf):
+            return f"multiple_of must be a positive number, got {shown(step)}"
+        if step is not None and self.type is int and step != int(step):
+            return f"multiple_of must be a whole number for an int, got {shown(step)}"
+        return f"no value is {self.range_text}" if self._ends().empty else ""
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -173,7 +200,7 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
         function = function.__init__  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise ParameterError(f"an annotation of {function.__qualname__} cannot be read: {error}") from error
     found = {}
     for name, argument in inspect.signature(function).parameters.items():
@@ -245,13 +272,20 @@ def widened(parameter: Parameter, interval: at.Interval) -> Parameter:
     >>> widened(Parameter("step", float, 0.1, low=0.0, high=4.0), at.Interval(ge=0, le=12)).range_text
     'float in [0, 12]'
     """
-    bounds = {"low": -math.inf, "high": math.inf, "low_open": False, "high_open": False} | _bounds(interval)
-    return dataclasses.replace(parameter, **bounds)
+    free = dataclasses.replace(parameter, low=-math.inf, high=math.inf, low_open=False, high_open=False)
+    return _narrowed(free, interval)
 
 
-def _whole(bound: float) -> str:
-    """A bound as a person writes it: integers in full, others in a few digits."""
-    return str(int(bound)) if math.isfinite(bound) and bound == int(bound) and abs(bound) < 1e15 else f"{bound:g}"
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and bool(value == value)
+
+
+def _impossible_choices(choices: tuple[Any, ...]) -> str:
+    if any(type(c) not in (bool, int, float, str) or c in (math.inf, -math.inf) or c != c for c in choices):
+        return f"choices must be bool, int, finite float or str, got {shown(choices)}"
+    if len(set(map(str, choices))) < len(choices):
+        return f"choices must differ when they are written out, got {shown(choices)}"
+    return ""
 
 
 def _described(docstring: str) -> dict[str, str]:
@@ -278,23 +312,34 @@ def _read(name: str, hint: Any, default: Any) -> Parameter:
     parameter = Parameter(name, str, default)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
+        if not choices:
+            raise ParameterError(f"{name} has no choices; write `Literal[...]` with at least one")
         parameter = dataclasses.replace(parameter, type=type(choices[0]), choices=choices)
     elif hint in (bool, int, float, str):
         parameter = dataclasses.replace(parameter, type=hint)
     else:
         raise ParameterError(f"{name} has type {hint!r}; use bool, int, float, str or Literal")
     for item in metadata:
-        parameter = dataclasses.replace(parameter, **_bounds(item))
+        parameter = _narrowed(parameter, item)
     return parameter
 
 
-def _bounds(item: Any) -> dict[str, Any]:
-    if isinstance(item, at.Interval):
-        bounds: dict[str, Any] = {}
-        for part in item:
-            bounds |= _bounds(part)
-        return bounds
-    match item:
+def _narrowed(parameter: Parameter, constraint: Any) -> Parameter:
+    """The parameter under one constraint more: a bound never undoes a tighter one."""
+    for part in constraint if isinstance(constraint, at.GroupedMetadata) else (constraint,):
+        if isinstance(part, _NOT_RANGES):
+            raise ParameterError(f"{parameter.name}: a range cannot have {shown(part)}; use Interval or MultipleOf")
+        new = dataclasses.replace(parameter, **_bounds(part))
+        if (parameter.low, parameter.low_open) > (new.low, new.low_open):
+            new = dataclasses.replace(new, low=parameter.low, low_open=parameter.low_open)
+        if (-parameter.high, parameter.high_open) > (-new.high, new.high_open):
+            new = dataclasses.replace(new, high=parameter.high, high_open=parameter.high_open)
+        parameter = new
+    return parameter
+
+
+def _bounds(part: Any) -> dict[str, Any]:
+    match part:
         case at.Ge(low):
             return {"low": low, "low_open": False}
         case at.Gt(low):
@@ -305,5 +350,5 @@ def _bounds(item: Any) -> dict[str, Any]:
             return {"high": high, "high_open": True}
         case at.MultipleOf(step):
             return {"multiple_of": step}
-    documentation = getattr(item, "documentation", None)  # PEP 727, wherever its class lives
+    documentation = getattr(part, "documentation", None)  # PEP 727, wherever its class lives
     return {} if documentation is None else {"doc": documentation}

@@ -7,6 +7,7 @@ killed leaves at most a cut-off last line. Nothing here deletes or rewrites anyt
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
 import socket
@@ -82,7 +83,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown
         return (*what, "symbolic") if self.status == "symbolic" else what
 
     def to_line(self) -> bytes:
-        """The record as one line of JSON."""
+        """The record as one line of JSON.
+
+        Raises
+        ------
+        PorismError
+            If a parameter, the effect or the seconds are not finite, which JSON cannot say.
+        """
+        for number in (*self.parameters.values(), self.effect, self.seconds):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise PorismError(f"{self.claim}: a record holds finite parameters, effect and seconds, got {number}")
         return msgspec.json.encode(self) + b"\n"
 
 

@@ -9,10 +9,10 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from porism.errors import MissingExtraError, PorismError, did_you_mean
 from porism.paper import Paper
@@ -21,6 +21,8 @@ from porism.scan import Entry, Listing, scan
 if TYPE_CHECKING:
     from porism.claims import Claim
     from porism.figures import Figure
+
+Declared = TypeVar("Declared", "Claim", "Figure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,19 @@ def load(key: str) -> LoadedPaper:
     declared = list(vars(module).values())
     claims = [c for c in declared if isinstance(c, Claim) and c.function.__module__ == module.__name__]
     figures = [f for f in declared if isinstance(f, Figure) and f.data.__module__ == module.__name__]
-    return LoadedPaper(entry.paper, Path(entry.path), module, {c.name: c for c in claims}, {f.name: f for f in figures})
+    return LoadedPaper(entry.paper, Path(entry.path), module, _by_name(entry, claims), _by_name(entry, figures))
+
+
+def _by_name(entry: Entry, declared: Iterable[Declared]) -> dict[str, Declared]:
+    """By the names of their functions, of which no two may be alike."""
+    found: dict[str, Declared] = {}
+    for item in declared:
+        if found.setdefault(item.name, item) is not item:
+            raise BrokenPaperError(
+                f"paper {entry.paper.key!r} is broken: two of its functions are named {item.name!r}; "
+                "a claim or figure goes by its function's name"
+            )
+    return found
 
 
 def method(loaded: LoadedPaper) -> object:
@@ -160,12 +174,17 @@ def _installed(distribution: str) -> bool:
 def _entry_of_file(path: Path) -> Entry:
     from porism.scan import read_paper
 
-    if not path.is_file():
+    if not os.path.exists(path):
         raise PorismError(f"no file {path}")
+    if not path.is_file():
+        raise PorismError(f"{path} is not a file")
     try:
         return Entry(read_paper(str(path)), "", str(path.absolute()), "file")
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise BrokenPaperError(f"{path}: {error}", traceback.format_exc()) from error
+    except OSError as error:
+        raise PorismError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # whatever stands in the file
+        reason = " ".join(f"{path}: {error}".split())
+        raise BrokenPaperError(reason, traceback.format_exc()) from error
 
 
 def _import(entry: Entry) -> ModuleType:
@@ -173,6 +192,7 @@ def _import(entry: Entry) -> ModuleType:
     key = entry.paper.key
     try:
         with _stdout_to_stderr():
+            _drop_stale_bytecode(os.path.dirname(entry.path))
             if entry.module:
                 return importlib.import_module(entry.module)
             return _import_file(Path(entry.path))
@@ -195,6 +215,21 @@ def _stdout_to_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 1)
             os.close(kept)
+
+
+def _drop_stale_bytecode(folder: str) -> None:
+    """Remove what Python compiled of files that have changed since.
+
+    Python itself compares size and modification time in whole seconds, so an edit within a second, or one that
+    keeps the time, may go unseen; the change time of a file cannot be set.
+    """
+    cache = os.path.dirname(importlib.util.cache_from_source(os.path.join(folder, "x.py")))
+    with contextlib.suppress(OSError), os.scandir(cache) as items:
+        for item in items:
+            source = os.path.join(folder, item.name.partition(".")[0] + ".py")
+            with contextlib.suppress(OSError):  # no such file any more, or a folder that is read-only
+                if item.stat().st_mtime_ns <= os.stat(source).st_ctime_ns:
+                    os.unlink(item.path)
 
 
 def _import_file(path: Path) -> ModuleType:

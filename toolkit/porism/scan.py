@@ -1,4 +1,4 @@
-"""Listing papers without importing them: literals read by ``ast``, remembered by path, size and mtime.
+"""Listing papers without importing them: literals read by ``ast``, remembered until a file changes.
 
 This module is on the path of ``porism list``, so it imports nothing that is not needed when everything is
 already in the index: no pathlib, no ast, no importlib.metadata.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ from porism.home import cache_folder
 from porism.paper import Paper
 
 GROUPS = ("porism.collections", "porism.papers")
+
+# Raise it when what the index holds changes its form.
+_INDEX_FORMAT = 2
+_LARGEST_FILE = 2**20  # bytes; parsing takes a hundred times as much memory
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,14 +63,15 @@ class _Source:
     value: str
     distribution: str
     path: str
+    problem: str = ""
 
     @property
     def where(self) -> str:
-        return f"{self.distribution} ({self.group}: {self.name})"
+        return f"{self.distribution} ({self.group}: {self.name})" if self.group else self.distribution
 
 
 def scan() -> Listing:
-    """Read every entry point's papers; a file is parsed again only when its size or mtime changed."""
+    """Read every entry point's papers; a file is parsed again only when it has changed."""
     index_path = os.path.join(cache_folder(), f"index-{_environment_key():08x}.json")
     index = _read_index(index_path)
     before = json.dumps(index)
@@ -107,6 +113,8 @@ def locate(module: str) -> str | None:
     from importlib.util import find_spec
 
     top, *rest = module.split(".")
+    if not all(part.isidentifier() for part in (top, *rest)):
+        return None
     try:
         spec = find_spec(top)
     except (ImportError, ValueError):
@@ -126,37 +134,43 @@ def locate(module: str) -> str | None:
 
 def _entries(source: _Source, known: dict[str, Any], files: dict[str, Any]) -> Iterator[Entry | Broken]:
     if not source.path:
-        yield Broken(source.where, f"package {source.value!r} cannot be found")
+        yield Broken(source.where, source.problem or f"package {source.value!r} cannot be found")
         return
-    try:
-        walked = [(source.path, source.value.partition(":")[0])]
-        if source.group == "porism.collections":
-            walked = [(path, f"{source.value}.{dotted}") for path, dotted in _walk(source.path)]
-        rows = [_row(path, known) for path, _ in walked]
-    except OSError as error:
-        yield Broken(source.where, f"{error.filename} cannot be read ({error.strerror})")
-        return
-    for (path, module), row in zip(walked, rows, strict=True):
-        files[path] = row
-        fields, problem = row[2], row[3]
+    walked: Iterator[tuple[str, str] | Broken] = iter([(source.path, source.value.partition(":")[0])])
+    if source.group == "porism.collections":
+        walked = _walk(source.path, source.value)
+    for item in walked:
+        if isinstance(item, Broken):
+            yield item
+            continue
+        path, module = item
+        try:
+            row = files[path] = _row(path, known)
+        except OSError as error:
+            yield Broken(path, f"cannot be read ({error.strerror})")
+            continue
+        fields, problem = row[-2:]
         if problem:
             yield Broken(path, *problem)
         elif fields is not None:
             values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-            paper = Paper(**values)
-            yield Entry(paper, module, path, source.distribution)
+            yield Entry(Paper(**values), module, path, source.distribution)
         elif source.group == "porism.papers":
             yield Broken(source.where, f"{path} declares no `PAPER = Paper(...)` at its top level")
 
 
 def _row(path: str, known: dict[str, Any]) -> list[Any]:
-    """``[size, mtime, fields or None, problem or None]``, from the index where it is still true."""
+    """``[*stamp, fields or None, problem or None]``, from the index where it is still true."""
     status = os.stat(path)
+    # The change time cannot be set back, as the modification time is by tools that restore or copy files.
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     row: list[Any] | None = known.get(path)
-    if row is not None and row[0] == status.st_size and row[1] == status.st_mtime_ns:
+    if row is not None and row[:3] == stamp:
         return row
     fields, problem = None, None
     try:
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("this is no regular file")
         with open(path, "rb") as file:
             source = file.read()
         if b"PAPER" in source:
@@ -167,28 +181,49 @@ def _row(path: str, known: dict[str, Any]) -> list[Any]:
         import traceback
 
         key = str((fields or {}).get("key", ""))
-        fields, problem = None, [f"{type(error).__name__}: {error}", key, traceback.format_exc()]
-    return [status.st_size, status.st_mtime_ns, fields, problem]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        fields, problem = None, [reason, key, traceback.format_exc()]
+    return [*stamp, fields, problem]
 
 
 def _literal_fields(source: bytes, path: str) -> dict[str, Any] | None:
     import ast
+    import warnings
 
-    for node in ast.parse(source, path).body:
-        match node:
-            case ast.Assign(
-                targets=[ast.Name("PAPER")], value=ast.Call(func=function, args=arguments, keywords=keywords)
-            ):
-                name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-                if name != "Paper" or arguments:
-                    raise ValueError("PAPER must be a call Paper(key=..., ...) with keyword arguments only")
-                try:
-                    return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
-                except ValueError:
-                    raise ValueError(
-                        "PAPER must be made of literals only, so that listing need not import it"
-                    ) from None
-    return None
+    if len(source) > _LARGEST_FILE:
+        raise ValueError(f"a paper's file has at most {_LARGEST_FILE} bytes, this one has {len(source)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of invalid escapes and the like; whoever imports the file sees them
+        body = ast.parse(source, path).body
+    values = [value for value in map(_value_of_paper, body) if value is not None]
+    if not values:
+        return None
+    calls = [value for value in values if _calls_paper(value)]
+    if len(calls) > 1:
+        raise ValueError("PAPER = Paper(...) stands there more than once")
+    if not calls:
+        raise ValueError("PAPER must be a call Paper(key=..., ...) with keyword arguments only")
+    call = calls[0]
+    try:
+        fields = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (ValueError, TypeError):
+        raise ValueError("PAPER must be made of literals only, so that listing need not import it") from None
+    if len(fields) < len(call.keywords):
+        raise ValueError("PAPER names a field twice")
+    return fields
+
+
+def _value_of_paper(statement: Any) -> Any:
+    """What ``PAPER = ...`` or ``PAPER: ... = ...`` assigns, or None."""
+    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+    return getattr(statement, "value", None) if any(getattr(t, "id", "") == "PAPER" for t in targets) else None
+
+
+def _calls_paper(value: Any) -> bool:
+    """Whether an expression is ``Paper(...)`` with keyword arguments that are named."""
+    function = getattr(value, "func", None)
+    name = getattr(function, "attr", getattr(function, "id", ""))
+    return name == "Paper" and not value.args and all(keyword.arg for keyword in value.keywords)
 
 
 def _without_duplicates(found: list[Entry | Broken]) -> Listing:
@@ -207,17 +242,34 @@ def _without_duplicates(found: list[Entry | Broken]) -> Listing:
     return listing
 
 
-def _walk(folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Public modules under a package as (path, dotted name below it), in name order."""
-    with os.scandir(folder) as items:
-        entries = sorted(items, key=lambda item: item.name)
+def _walk(folder: str, package: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, str] | Broken]:
+    """Public modules under a package as (path, dotted name), in name order, and what cannot be read."""
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as items:
+            entries = sorted(items, key=lambda item: item.name)
+    except OSError as error:
+        yield Broken(folder, f"cannot be read ({error.strerror})")
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return  # a link that leads back up
     for item in entries:
         if item.name.startswith(("_", ".")):
             continue
-        if item.is_dir():
-            yield from _walk(item.path, f"{prefix}{item.name}.")
-        elif item.name.endswith(".py"):
-            yield item.path, prefix + item.name[:-3]
+        name, _, ending = item.name.partition(".")
+        if _is_folder(item):
+            if not ending:  # no module's name has a dot
+                yield from _walk(item.path, f"{package}.{name}", (*above, here))
+        elif ending == "py":
+            yield item.path, f"{package}.{name}"
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _discover() -> Iterator[_Source]:
@@ -225,16 +277,22 @@ def _discover() -> Iterator[_Source]:
 
     seen = set()
     for distribution in distributions():
-        name = distribution.metadata["Name"] or ""
-        if name in seen:
-            continue  # shadowed by an earlier entry of sys.path
-        seen.add(name)
-        for point in distribution.entry_points:
-            if point.group in GROUPS:
-                path = locate(point.value.partition(":")[0]) or ""
-                if point.group == "porism.papers" and os.path.isdir(path):
-                    path = os.path.join(path, "__init__.py")
-                yield _Source(point.group, point.name, point.value, name, path)
+        name = ""
+        try:
+            name = distribution.metadata["Name"] or ""
+            if name in seen:
+                continue  # shadowed by an earlier entry of sys.path
+            seen.add(name)
+            points = [point for point in distribution.entry_points if point.group in GROUPS]
+        except Exception as error:  # whoever wrote the metadata of some package here, listing goes on
+            where = name or str(getattr(distribution, "_path", "a distribution"))
+            yield _Source("", "", "", where, "", f"its metadata cannot be read ({type(error).__name__}: {error})")
+            continue
+        for point in points:
+            path = locate(point.value.partition(":")[0]) or ""
+            if point.group == "porism.papers" and os.path.isdir(path):
+                path = os.path.join(path, "__init__.py")
+            yield _Source(point.group, point.name, point.value, name, path)
 
 
 def _wanted(source: _Source) -> bool:
@@ -246,7 +304,7 @@ def _wanted(source: _Source) -> bool:
 
 
 def _environment_key() -> int:
-    return zlib.crc32("\0".join([__version__, sys.version, sys.prefix, *sys.path]).encode())
+    return zlib.crc32(os.fsencode("\0".join([__version__, str(_INDEX_FORMAT), sys.version, sys.prefix, *sys.path])))
 
 
 def _path_stamps() -> list[list[Any]]:
@@ -255,10 +313,12 @@ def _path_stamps() -> list[list[Any]]:
 
 
 def _read_index(path: str) -> dict[str, Any]:
+    """The index, or an empty one where a single bit of it is damaged."""
     try:
-        with open(path, encoding="utf-8") as file:
-            index = json.load(file)
-        return index if isinstance(index, dict) else {}
+        with open(path, "rb") as file:
+            checksum, _, text = file.read().partition(b"\n")
+        index: dict[str, Any] = json.loads(text) if checksum == _checksum(text) else {}
+        return index
     except (OSError, ValueError):
         return {}
 
@@ -269,5 +329,10 @@ def _write_index(path: str, index: dict[str, Any]) -> None:
     from porism.errors import PorismError
     from porism.home import replacing
 
-    with contextlib.suppress(PorismError), replacing(path) as file:  # a cache that cannot be written is only slower
-        json.dump(index, file)
+    text = json.dumps(index).encode()
+    with contextlib.suppress(PorismError), replacing(path, "wb") as file:  # without a cache it is only slower
+        file.write(_checksum(text) + b"\n" + text)
+
+
+def _checksum(text: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(text)

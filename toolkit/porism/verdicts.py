@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from porism.claims import Claim
 from porism.errors import PorismError
 from porism.home import writing
@@ -95,9 +97,9 @@ class Verdict:
     def from_json(cls, fields: Mapping[str, Any]) -> Verdict:
         """The inverse of :meth:`to_json`."""
         values = {name: value for name, value in fields.items() if name != "v"}
-        control = values["control"]
-        values |= {"main": ArmSummary(**values["main"]), "control": ArmSummary(**control) if control else None}
-        return cls(**values)
+        if unknown := values.keys() - {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+        return msgspec.convert(values, cls)
 
 
 def judge(claim: Claim, records: Sequence[Record], *, paper: str, code_hash: str, root: int) -> Verdict | None:
@@ -277,17 +279,23 @@ def read_verdicts(path: Path, *, strict: bool = True) -> list[Verdict]:
         If a line is damaged or written by a newer version: committed verdicts are never guessed at. With
         ``strict=False``, for files that can be derived again, such a line is skipped with a warning.
     """
-    if not path.exists():
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise PorismError(f"cannot read {path}: {error.strerror}") from error
     verdicts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             fields = json.loads(line)
             if fields["v"] > VERSION:
                 raise ValueError(f"written by a newer porism, format {fields['v']}")
             verdicts.append(Verdict.from_json(fields))
-        except (ValueError, KeyError, TypeError) as error:
-            problem = f"{path}:{number} is not a verdict ({error})"
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            problem = " ".join(f"{path}:{number} is not a verdict ({error})".split())
             if strict:
                 raise PorismError(problem) from error
             warnings.warn(f"{problem}; skipped", RecordWarning, stacklevel=2)

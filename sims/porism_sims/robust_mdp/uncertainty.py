@@ -179,10 +179,12 @@ def tilt_linearly(nominal: Array, values: Array, radius: float) -> Array:
     depth, top = _depth(nominal, values)
     order = _flat_order(depth)
     p, ranked = nominal.take(order), depth.take(order)
-    mass, first, second = (np.cumsum(moment, axis=-1) for moment in (p, p * ranked, p * ranked**2))
     # Would a threshold at the k-th value leave too little divergence? Then it lies above, and fewer than k keep mass.
-    excess = ranked * mass - first
-    square_excess = second - 2 * ranked * first + ranked**2 * mass
+    # The first two moments above it are sums of positive parts: differences would lose masses below rounding.
+    gap = np.diff(ranked, axis=-1, prepend=ranked[..., :1])
+    before = _shifted(np.cumsum(p, axis=-1))
+    excess = np.cumsum(before * gap, axis=-1)
+    square_excess = np.cumsum(gap * (2 * _shifted(excess) + gap * before), axis=-1)
     too_deep = (square_excess <= (1 + radius) * excess**2) & (ranked > 0)
     last = np.where(too_deep.any(axis=-1), np.argmax(too_deep, axis=-1) - 1, p.shape[-1] - 1)[..., None]
     threshold = np.take_along_axis(ranked, last, axis=-1)
@@ -195,6 +197,11 @@ def tilt_linearly(nominal: Array, values: Array, radius: float) -> Array:
     weights = nominal * np.maximum((mean - depth) * slope + deviation, 0)
     total = weights.sum(axis=-1, keepdims=True)
     return np.where(total > 0, weights / np.where(total > 0, total, 1), top)
+
+
+def _shifted(sums: Array) -> Array:
+    """Sums up to, but not including, each entry."""
+    return np.concatenate([np.zeros_like(sums[..., :1]), sums[..., :-1]], axis=-1)
 
 
 def tilt_exponentially(nominal: Array, values: Array, radius: float) -> Array:

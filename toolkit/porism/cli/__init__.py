@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -73,12 +74,18 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line and exit code 2, never a traceback."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the names of files need not be text
     try:
         # Click returns the code of ctx.exit() when it does not exit itself.
         result: Any = app.main(arguments, prog_name="porism", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"porism: {error.format_message()}", err=True)
+        click.echo(f"porism: {' '.join(error.format_message().split())}", err=True)
         sys.exit(2)
     except PorismError as error:
         click.echo(f"porism: {error}", err=True)

@@ -16,9 +16,11 @@ from porism.cli.output import print_json
 @click.option("--json", "as_json", is_flag=True, help="The path as one JSON document.")
 def command(key: str, kind: str, output: Path, as_json: bool) -> None:
     """Write the package and say what to do next."""
+    from porism.home import writing
     from porism.scaffold import new
 
-    folder = new(key, kind, output)
+    with writing(output):
+        folder = new(key, kind, output)
     if as_json:
         print_json({"folder": str(folder)})
         return

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from porism.records import Record
+    pass
 
 _WHOLE = ("rung", "outcome", "control")
 _ROOMY = 110  # columns of a terminal that has room for a table's last, wordy column
@@ -104,29 +103,6 @@ def number(value: float | None, missing: str = "–") -> str:
 def interval(low: float | None, high: float | None) -> str:
     """An interval whose missing ends are infinite."""
     return f"[{number(low, '-inf')}, {number(high, 'inf')}]"
-
-
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A bar on stderr that counts finished tasks, or nothing where nobody watches."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield lambda records, remaining: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        done = 0
-
-        def report(records: Sequence[Record], remaining: int) -> None:
-            nonlocal done
-            done += 1
-            name = f"{records[-1].paper}.{records[-1].claim}" if records else ""
-            bar.update(task, total=done + remaining, completed=done, description=name)
-
-        yield report
 
 
 def _escape(text: str) -> str:

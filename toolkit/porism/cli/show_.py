@@ -40,7 +40,7 @@ def command(key: str, as_json: bool) -> None:
             else f"from {loaded.module.__name__} import {paper.method}"
         )
         click.echo(f"\n{call}\n{paper.method}{_signature(target)}")
-    click.echo()
+    click.echo("")
     print_table(
         ("claim", "rung", "outcome", "effect", "control", "sentence"),
         [
@@ -56,6 +56,9 @@ def command(key: str, as_json: bool) -> None:
         ],
         title="Claims",
     )
+    for row in rows:
+        for other in row.elsewhere:
+            click.echo(f"{row.claim.name} under root seed {other.root}: {other.outcome}, {other.reason}")
     for figure in loaded.figures.values():
         click.echo(f"figure {figure.name}: {figure.caption}")
     click.echo(f"\n{paper.bibtex}")
@@ -83,4 +86,5 @@ def _claim(row: Any) -> dict[str, Any]:
         **row.claim.wording,
         "state": row.state,
         "verdict": row.verdict.to_json() if row.verdict else None,
+        "otherwise_under_other_seeds": [other.to_json() for other in row.elsewhere],
     }

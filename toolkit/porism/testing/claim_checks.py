@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from porism.claims import Claim
 from porism.errors import ParameterError
 from porism.parameters import Parameter
 from porism.records import Arm
 from porism.registry import LoadedPaper
+from porism.seeds import ROOT, generator
+from porism.tasks import counterexamples
 from porism.testing.replicates import Replicate, replicate
+from porism.verdicts import latest, read_verdicts, verdict_file
 
 
 def check_has_a_claim(loaded: LoadedPaper) -> None:
@@ -112,15 +118,33 @@ def check_replicates_differ(loaded: LoadedPaper) -> None:
 
 
 def check_replicate_keeps_global_state(loaded: LoadedPaper) -> None:
-    """Running a claim changes no global generator, dtype, gradient mode or thread count.
+    """Running a claim changes nothing global and leaves no thread, process or file behind.
 
     The second run is looked at: in the first, libraries may be imported, and some of them draw numbers then.
     """
     for name, claim in loaded.claims.items():
         changed = replicate(loaded, claim, again=1).changed
         assert not changed, (
-            f"running claim {name} changes {', '.join(changed)}; use `rng`, and settings that end with it"
+            f"running claim {name} changes {', '.join(changed)}; use `rng`, and `with` for what must end with it"
         )
+
+
+def check_counterexamples_decide(loaded: LoadedPaper) -> None:
+    """What once refuted a claim does so still where it is committed as refuted, and nowhere else."""
+    committed = read_verdicts(verdict_file(loaded.path), strict=False)
+    last = latest(verdict for verdict in committed if verdict.root == ROOT)
+    commit = f"run `porism check {loaded.paper.key} --commit`"
+    for name, claim in loaded.claims.items():
+        verdict = last.get(name)
+        if verdict is None or verdict.hash != claim.hash:
+            continue  # check_committed_verdicts says so
+        refuting = [point for point in counterexamples(claim, [], committed) if _refutes(loaded, claim, point)]
+        if verdict.outcome != "refuted":
+            assert not refuting, (
+                f"claim {name} is committed as {verdict.outcome}, but {refuting[0]} refutes it as it did before; {commit}"
+            )
+        elif example := verdict.main.counterexample:
+            assert refuting, f"claim {name} is committed as refuted, but {dict(example)} refutes it no more; {commit}"
 
 
 def require_sentence(what: str, text: str) -> None:
@@ -156,3 +180,22 @@ def _typical(loaded: LoadedPaper) -> list[tuple[str, Claim]]:
 
 def _controlled(loaded: LoadedPaper) -> list[tuple[str, Claim]]:
     return [(name, claim) for name, claim in loaded.claims.items() if claim.control is not None]
+
+
+def _refutes(loaded: LoadedPaper, claim: Claim, point: Mapping[str, Any]) -> bool:
+    from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
+
+    from porism.symbolic import numeric_margin
+
+    parameters = claim.arm("main") | point["parameters"]
+    rng = generator(point["root"], loaded.paper.key, claim.name, point["case"])
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisDeprecationWarning)  # `assume` outside of a search
+        try:
+            proved = claim.rung == "proved"
+            margin = numeric_margin(claim, "main", parameters) if proved else claim.function(rng, **parameters)
+            return claim.effect(margin)[0] <= claim.at_least
+        except UnsatisfiedAssumption:
+            return False
+        except Exception:
+            return True

@@ -176,10 +176,10 @@ def _checks_in(module: ModuleType) -> list[Callable[[LoadedPaper], None]]:
 
 
 def _loaded(paper: str) -> LoadedPaper:
-    return _load(paper, os.stat(find(paper).path).st_mtime_ns)
+    return _load(paper, os.stat(find(paper).path).st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=8)
-def _load(paper: str, mtime: int) -> LoadedPaper:
+def _load(paper: str, changed: int) -> LoadedPaper:
     """Load a version of a file once, so that its checks share what they run."""
     return load(paper)

@@ -24,6 +24,7 @@ from porism.seeds import ROOT, generator
 from porism.tables import read_table, write_table
 from porism.testing.claim_checks import require_ranges, require_sentence
 from porism.testing.replicates import remember
+from porism.testing.state import preserved
 
 
 def check_figure_declaration(loaded: LoadedPaper) -> None:
@@ -55,6 +56,15 @@ def check_figure_is_deterministic(loaded: LoadedPaper) -> None:
         assert not differing and len(first) == len(second), (
             f"figure {name}: column {', '.join(differing)} differs between two runs of one seed; "
             "draw everything from the `rng` that is passed in"
+        )
+
+
+def check_figure_keeps_global_state(loaded: LoadedPaper) -> None:
+    """Making a figure's table changes nothing global and leaves no thread, process or file behind."""
+    for name, figure in loaded.figures.items():
+        changed = _run(loaded, figure, again=1)[1]
+        assert not changed, (
+            f"figure {name} changes {', '.join(changed)}; use `rng`, and `with` for what must end with it"
         )
 
 
@@ -90,8 +100,16 @@ def check_demo_returns_numbers(loaded: LoadedPaper) -> None:
 
 
 def _table(loaded: LoadedPaper, figure: Figure, again: int = 0) -> Mapping[str, Any]:
-    def compute() -> Mapping[str, Any]:
-        return figure(generator(ROOT, loaded.paper.key, figure.name), **smallest)
+    return _run(loaded, figure, again)[0]
+
+
+def _run(loaded: LoadedPaper, figure: Figure, again: int) -> tuple[Mapping[str, Any], list[str]]:
+    """The table and what making it changed."""
+
+    def compute() -> tuple[Mapping[str, Any], list[str]]:
+        with preserved() as changed:
+            table = figure(generator(ROOT, loaded.paper.key, figure.name), **smallest)
+        return table, changed
 
     smallest = {name: math.ceil(p.low) + p.low_open for name, p in figure.parameters.items() if _is_a_size(p)}
     return remember(figure.data, again, compute)

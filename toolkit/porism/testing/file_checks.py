@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from typing import Any
@@ -13,7 +14,9 @@ from porism.kinds.protocols import INTERFACES, members
 from porism.paper import EXTRAS
 from porism.parameters import parameters_of
 from porism.registry import LoadedPaper, distributions_of, method
+from porism.seeds import ROOT
 from porism.testing.imports import foreign_imports
+from porism.testing.names import declared_names
 from porism.testing.probe import probe
 from porism.verdicts import latest, read_verdicts, verdict_file
 
@@ -76,6 +79,16 @@ def check_needs_cover_imports(loaded: LoadedPaper) -> None:
             )
 
 
+def check_names_are_used_once(loaded: LoadedPaper) -> None:
+    """No claim or figure is lost because something further down in the file has its name."""
+    declared = Counter(declared_names(loaded.path.read_bytes()))
+    kept = {*loaded.claims, *loaded.figures}
+    lost = [name for name, count in declared.items() if count > 1 or name not in kept]
+    assert not lost, (
+        f"{', '.join(lost)}: something further down has the same name, and the claim or figure is lost; rename it"
+    )
+
+
 def check_import_is_silent(loaded: LoadedPaper) -> None:
     """Importing the file prints nothing on stdout, which belongs to the command that imports it."""
     seen = probe(loaded)
@@ -98,7 +111,7 @@ def check_committed_verdicts(loaded: LoadedPaper) -> None:
         return
     key = loaded.paper.key
     try:
-        committed = latest(read_verdicts(path))
+        committed = latest(verdict for verdict in read_verdicts(path) if verdict.root == ROOT)
     except PorismError as error:
         raise AssertionError(f"{error}; restore the file from version control") from error
     for name, claim in loaded.claims.items():

@@ -36,12 +36,12 @@ def probe(loaded: LoadedPaper) -> Seen:
     key = loaded.paper.key
     with contextlib.suppress(Exception):
         if find(key).path == str(loaded.path):
-            return _probe(key, loaded.path.stat().st_mtime_ns)
-    return _probe(str(loaded.path), loaded.path.stat().st_mtime_ns)
+            return _probe(key, loaded.path.stat().st_ctime_ns)
+    return _probe(str(loaded.path), loaded.path.stat().st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=32)
-def _probe(reference: str, mtime: int) -> Seen:
+def _probe(reference: str, changed: int) -> Seen:
     command = [sys.executable, "-m", "porism.testing.probe", reference]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
     if done.returncode != 0:
@@ -52,6 +52,7 @@ def _probe(reference: str, mtime: int) -> Seen:
 def main(reference: str) -> Seen:
     """Import the paper here and now, and report."""
     from porism.testing.imports import foreign_imports
+    from porism.testing.leaks import held, leaked
     from porism.testing.state import changes, snapshot
 
     entry = find(reference)
@@ -63,7 +64,7 @@ def main(reference: str) -> Seen:
     error = ""
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 1)
-        before = snapshot()
+        before, there = snapshot(), held()
         try:
             _import(entry)
         except Exception as problem:
@@ -71,7 +72,7 @@ def main(reference: str) -> Seen:
         sys.stdout.flush()
         printed.seek(0)
         text = printed.read().decode(errors="replace")
-    return Seen(text, changes(before, snapshot()), error)
+        return Seen(text, changes(before, snapshot()) + leaked(there), error)
 
 
 def _import(entry: Entry) -> None:

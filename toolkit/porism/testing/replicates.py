@@ -97,24 +97,24 @@ def _run(loaded: LoadedPaper, claim: Claim, arm: Arm, case: int) -> Replicate:
     values: dict[str, float] = {}
     error: Exception | None = None
     began = time.perf_counter()
-    with preserved() as changed, warnings.catch_warnings():
+    with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisDeprecationWarning)  # `assume` outside of a search
-        try:
-            effect, values = claim.effect(_margin(claim, arm, rng))
-        except Exception as problem:
-            error = problem
+        with preserved() as changed:  # inside, so that it sees what the claim does to these two
+            try:
+                effect, values = claim.effect(_margin(claim, arm, rng))
+            except Exception as problem:
+                error = problem
     seconds = time.perf_counter() - began
     return Replicate(effect, values, error, seconds, _position(rng) != fresh, tuple(changed))
 
 
 def _margin(claim: Claim, arm: Arm, rng: np.random.Generator) -> Any:
     parameters = claim.arm(arm)
-    with np.errstate(all="ignore"):
-        if claim.rung != "proved":
-            return claim.function(rng, **parameters)
-        from porism.symbolic import numeric_margin
+    if claim.rung != "proved":
+        return claim.function(rng, **parameters)
+    from porism.symbolic import numeric_margin
 
-        return numeric_margin(claim, arm, parameters)
+    return numeric_margin(claim, arm, parameters)
 
 
 def _position(rng: np.random.Generator) -> tuple[Any, ...]:
