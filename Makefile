@@ -42,6 +42,7 @@ lint: $(STAMP) ## Style, formatting and types
 benchmark: $(STAMP) ## Ratios to a baseline in the same run
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	@$(BIN)/python tests/benchmarks/startup.py
+	@$(BIN)/python tests/benchmarks/scale.py
 	@$(BIN)/python tests/benchmarks/mathematics.py
 	@$(BIN)/python tests/benchmarks/robust_mdp.py
 	@$(BIN)/python tests/benchmarks/mathematics.py large_steps

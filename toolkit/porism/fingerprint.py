@@ -15,7 +15,7 @@ from porism.source import normalise
 
 # Raise it when the core changes what a margin, a case or a seed is (search, symbolic, seeds, claims): every record
 # made before counts for nothing then.
-ENGINE = 1
+ENGINE = 2
 # Whose code can change a margin beside that.
 _MATHEMATICS = tuple(
     f"porism.{name}"

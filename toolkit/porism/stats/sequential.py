@@ -29,7 +29,6 @@ LEDGER = 100.0
 Outcome = Literal["holds", "refuted", "inconclusive"]
 
 
-@functools.cache
 def sign_e_value(successes: int, trials: int) -> float:
     """Evidence that P(success) > 1/2, as an e-value in (0, inf).
 
@@ -47,6 +46,11 @@ def sign_e_value(successes: int, trials: int) -> float:
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"successes must be in [0, trials={trials}], got {successes}")
+    return _sign_e_value(int(successes), int(trials))  # numpy's integers would overflow
+
+
+@functools.cache
+def _sign_e_value(successes: int, trials: int) -> float:
     tail = sum(math.comb(trials + 1, j) for j in range(successes + 1))
     return tail / ((trials + 1) * math.comb(trials, successes))
 

@@ -1,6 +1,38 @@
-"""Problems that papers share: plain functions ``f(rng, **sizes) -> data``, and a cache for what is slow to make."""
+"""Problems that papers share: plain functions ``f(rng, **sizes) -> data``, small trained models, a cache for both.
 
+Importing this package imports neither torch nor transformers; the models' names are loaded when first used.
+"""
+
+from porism.lazy import lazily
 from porism.testbeds.cache import cached
 from porism.testbeds.digits import Digits, digits
+from porism.testbeds.language import Corpus, Modules, blocks, corpus, modules, windows
 
-__all__ = ["Digits", "cached", "digits"]
+_NAMES = {
+    "trained": ("images", "tiny_bert", "tiny_llama", "tiny_vit"),
+    "training": ("accuracy", "bits_per_character", "load_checkpoint", "perplexity", "train"),
+}
+_HOME = {name: home for home, names in _NAMES.items() for name in names}
+
+__getattr__, __dir__ = lazily(__name__, _HOME)
+
+__all__ = [
+    "Corpus",
+    "Digits",
+    "Modules",
+    "accuracy",
+    "bits_per_character",
+    "blocks",
+    "cached",
+    "corpus",
+    "digits",
+    "images",
+    "load_checkpoint",
+    "modules",
+    "perplexity",
+    "tiny_bert",
+    "tiny_llama",
+    "tiny_vit",
+    "train",
+    "windows",
+]

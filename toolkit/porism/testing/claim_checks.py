@@ -141,7 +141,7 @@ def check_counterexamples_decide(loaded: LoadedPaper) -> None:
         refuting = [point for point in counterexamples(claim, [], committed) if _refutes(loaded, claim, point)]
         if verdict.outcome != "refuted":
             assert not refuting, (
-                f"claim {name} is committed as {verdict.outcome}, but {refuting[0]} refutes it as it did before; {commit}"
+                f"claim {name} is committed as {verdict.outcome}, but {refuting[0]} refutes it again; {commit}"
             )
         elif example := verdict.main.counterexample:
             assert refuting, f"claim {name} is committed as refuted, but {dict(example)} refutes it no more; {commit}"

@@ -10,7 +10,7 @@ from scipy.stats import binom, rankdata
 from porism import Paper, always
 
 PAPER = Paper(
-    key="planted_statistics",
+    key="planted_samples",
     title="Planted claims on statistics",
     authors=("Ada Author",),
     year=2020,
