@@ -149,7 +149,7 @@ print(json.dumps({"claims": len(verdicts), "load": loaded - began, "open": ended
 """
 
 
-def ledger(folder: Path, total: int, repeats: int = 5) -> None:
+def ledger(folder: Path, total: int, repeats: int = 3) -> None:
     """Seconds and memory of opening and summarising a settled ledger in a fresh process."""
     written = write_ledger(folder, total)
     size = sum(shard.stat().st_size for shard in (folder / "home" / "records").glob("*/*.jsonl"))
