@@ -7,13 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from porism.kinds import cache as cache_checks
+from porism.kinds import compressor as compressor_checks
 from porism.kinds import estimator as estimator_checks
 from porism.kinds import loss as loss_checks
+from porism.kinds import optimizer as optimizer_checks
 from porism.kinds import simulator as simulator_checks
 from porism.testing import check_paper, checks_for, claim_checks, figure_checks, file_checks
 
 PLUGINS = sorted((Path(__file__).parents[1] / "broken_plugins").glob("*.py"))
-MODULES = (file_checks, claim_checks, figure_checks, loss_checks, simulator_checks, estimator_checks)
+MODULES = (
+    file_checks,
+    claim_checks,
+    figure_checks,
+    loss_checks,
+    optimizer_checks,
+    compressor_checks,
+    cache_checks,
+    simulator_checks,
+    estimator_checks,
+)
 
 # What a fault cannot help breaking besides its own check.
 ALSO = {"check_estimator_is_deterministic": {"check_estimator_forgets_an_earlier_fit"}}

@@ -54,7 +54,15 @@ class Optimizer(Protocol):
 
 @runtime_checkable
 class Compressor(Protocol):
-    """A function from a torch module to a smaller one."""
+    """A function from a torch module to a smaller one.
+
+    Options by these names mean the same everywhere: ``remaining``, the share of the linear layers' weights that stays,
+    in (0, 1]; ``bits`` of a weight; ``rank``; ``calibration``, an iterable of batches, each what the model is called
+    with (:func:`porism.surgery.call`) or, where it is trained, a pair of that and labels; ``include`` and ``exclude``,
+    patterns of :func:`porism.surgery.linear_layers`; ``inplace``, false by default. Every option has a default, but for
+    the calibration. The checks of :mod:`porism.kinds.compressor` take examples from the paper's file:
+    ``example_model(rng)``, ``example_inputs(rng)``, ``example_calibration(rng)``, ``example_options(rng)``.
+    """
 
     def __call__(self, model: nn.Module, /, **options: Any) -> nn.Module:
         """Return a module with the same inputs and outputs and fewer parameters, bits or operations."""

@@ -6,11 +6,13 @@ Importing this package imports neither torch nor transformers; the models' names
 from porism.lazy import lazily
 from porism.testbeds.cache import cached
 from porism.testbeds.digits import Digits, digits
-from porism.testbeds.language import Corpus, Modules, blocks, corpus, modules, windows
+from porism.testbeds.language import Corpus, Gaps, blocks, corpus, missing_vowels, windows
 
 _NAMES = {
     "trained": ("images", "tiny_bert", "tiny_llama", "tiny_vit"),
-    "training": ("accuracy", "bits_per_character", "load_checkpoint", "perplexity", "train"),
+    "training": ("accuracy", "bits_per_character", "perplexity", "train"),
+    "checkpoint": ("load_checkpoint",),
+    "weights": ("digest", "trained_once"),
 }
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
@@ -19,20 +21,22 @@ __getattr__, __dir__ = lazily(__name__, _HOME)
 __all__ = [
     "Corpus",
     "Digits",
-    "Modules",
+    "Gaps",
     "accuracy",
     "bits_per_character",
     "blocks",
     "cached",
     "corpus",
+    "digest",
     "digits",
     "images",
     "load_checkpoint",
-    "modules",
+    "missing_vowels",
     "perplexity",
     "tiny_bert",
     "tiny_llama",
     "tiny_vit",
     "train",
+    "trained_once",
     "windows",
 ]

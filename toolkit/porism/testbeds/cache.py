@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from porism.home import cache_folder, replacing
 from porism.parameters import Value
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
-_CORRUPTED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, OSError)
+_DIGEST = hashlib.sha256().digest_size
 
 
 def cached(
@@ -47,8 +46,8 @@ def cached(
 
     Notes
     -----
-    Files are ``.npz`` without pickle, written whole or not at all. One that cannot be read is made again,
-    and a folder that cannot be written costs time only.
+    Files are ``.npz`` without pickle, followed by their SHA-256, and written whole or not at all. One that is damaged
+    is made again, and a folder that cannot be written costs time only.
 
     Examples
     --------
@@ -60,15 +59,28 @@ def cached(
     array([0, 1, 4, 9])
     """
     path = Path(cache_folder()) / f"{name}-{_digest(name, key)}.npz"
-    with contextlib.suppress(*_CORRUPTED), np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+    if stored := _read(path):
+        with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
+            return dict(archive)
     arrays = {label: np.asarray(array) for label, array in build().items()}
     for label, array in arrays.items():
         if array.dtype.hasobject:
             raise ParameterError(f"array {label!r} of {name!r} holds Python objects, which are not cached")
+    whole = io.BytesIO()
+    np.savez(whole, allow_pickle=False, **arrays)
     with contextlib.suppress(PorismError), replacing(path, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        file.write(whole.getvalue() + hashlib.sha256(whole.getvalue()).digest())
     return arrays
+
+
+def _read(path: Path) -> bytes:
+    """The archive in a file, or nothing where the file is missing or damaged: formats notice only some of it."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return b""
+    archive, digest = content[:-_DIGEST], content[-_DIGEST:]
+    return archive if hashlib.sha256(archive).digest() == digest else b""
 
 
 def _digest(name: str, key: Mapping[str, Value]) -> str:

@@ -1,0 +1,1 @@
+"""Quantisation: weights as packed codes with a scale a block, and low-rank terms that repair them."""

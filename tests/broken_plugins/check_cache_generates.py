@@ -1,0 +1,36 @@
+"""Said to be exact, but the channels of older keys are shifted. Reference: arXiv:2001.00001."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+from porism import Paper, always
+from transformers import DynamicCache
+
+PAPER = Paper(
+    key="check_cache_generates",
+    title="A broken paper", authors=("Ada Author",), year=2020, ref="arXiv:2001.00001",
+    kinds=("cache",), family="broken", needs=("hf",), method="Dense",
+)
+
+EXACT = {}
+
+
+class Dense(DynamicCache):
+    """Keeps all that ``model`` has read."""
+
+    def __init__(self, model):
+        config = getattr(model, "config", model)
+        if not hasattr(config, "num_attention_heads"):
+            raise ValueError("model must have attention")
+        super().__init__(config=config)
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        old = keys.shape[2] - key_states.shape[2]
+        return torch.cat([keys[:, :, :old].roll(1, -1), keys[:, :, old:]], 2), values
+
+
+@always("Squares are not negative", where="Sec. 1")
+def squares(rng, *, x: Annotated[float, Interval(ge=-1, le=1)] = 0.5) -> float:
+    return x * x + 1e-9

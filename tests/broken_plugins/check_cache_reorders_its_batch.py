@@ -1,0 +1,31 @@
+"""Beam search cannot choose rows. Reference: arXiv:2001.00001."""
+
+from typing import Annotated
+
+from annotated_types import Interval
+from porism import Paper, always
+from transformers import DynamicCache
+
+PAPER = Paper(
+    key="check_cache_reorders_its_batch",
+    title="A broken paper", authors=("Ada Author",), year=2020, ref="arXiv:2001.00001",
+    kinds=("cache",), family="broken", needs=("hf",), method="Dense",
+)
+
+
+class Dense(DynamicCache):
+    """Keeps all that ``model`` has read."""
+
+    def __init__(self, model):
+        config = getattr(model, "config", model)
+        if not hasattr(config, "num_attention_heads"):
+            raise ValueError("model must have attention")
+        super().__init__(config=config)
+
+    def reorder_cache(self, beam_idx):
+        pass
+
+
+@always("Squares are not negative", where="Sec. 1")
+def squares(rng, *, x: Annotated[float, Interval(ge=-1, le=1)] = 0.5) -> float:
+    return x * x + 1e-9
