@@ -74,8 +74,12 @@ def digits_problem(rng: np.random.Generator, *, steps: int, batch: int = 64, wid
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     rows = torch.from_numpy(rng.integers(len(x), size=(steps, batch)))
     sizes = (64, width, width, 10)
-    layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-    model = initialised(nn.Sequential(*layers[:-1]), rng)
+
+    def build() -> nn.Module:
+        layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
+        return nn.Sequential(*layers[:-1])
+
+    model = initialised(build, rng)
 
     def whole(model: nn.Module) -> Tensor:
         return F.cross_entropy(model(x), y)
@@ -132,7 +136,7 @@ def language_problem(
 
     batches = drawn(data.train, steps * batch).reshape(steps, batch, length + 1)
     choose, judge = (drawn(part, held) for part in (data.validation, data.test))
-    model = initialised(LanguageModel(length=length, **sizes), rng)
+    model = initialised(lambda: LanguageModel(length=length, **sizes), rng)
 
     def loss(model: nn.Module, codes: Tensor) -> Tensor:
         return F.cross_entropy(model(codes[:, :-1]).flatten(0, 1), codes[:, 1:].flatten())
@@ -145,8 +149,13 @@ def language_problem(
     )
 
 
-def initialised(model: nn.Module, rng: np.random.Generator) -> nn.Module:
-    """Draw weights anew: matrices uniform on +-1/sqrt(columns) as ``nn.Linear`` does, embeddings normal, biases 0."""
+def initialised(build: Callable[[], nn.Module], rng: np.random.Generator) -> nn.Module:
+    """Draw a new model's weights: matrices uniform on +-1/sqrt(columns), as ``nn.Linear`` does, embeddings normal.
+
+    Biases are 0. What the layers draw themselves does not count, nor does it move torch's global generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = build()
     generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     with torch.no_grad():
