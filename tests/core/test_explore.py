@@ -171,7 +171,14 @@ def test_ctrl_c_prints_what_was_found(tmp_path: Path) -> None:
     paper.write_text(HEAD + FADING.replace("EXTRA", "time.sleep(0.02)"))
     command = [sys.executable, "-m", "porism", "explore", str(paper), "--cases", "100000", "--json"]
     environment = {**os.environ, "PORISM_HOME": str(tmp_path / "home")}
-    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored under nohup and in background jobs
+    )
     count = recorded_since(tmp_path / "home" / "records")
     deadline = time.monotonic() + 60
     while count() < 40:
