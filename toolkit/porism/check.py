@@ -165,9 +165,10 @@ def relevant(claims: Sequence[Claim], code_hash: str, root: int) -> Callable[[Re
     hashes = {claim.name: claim.hash for claim in claims}
 
     def keep(record: Record) -> bool:
-        if record.claim not in hashes:
+        wording = hashes.get(record.claim)
+        if wording is None:
             return False
-        as_it_is = (record.claim_hash, record.code_hash, record.root) == (hashes[record.claim], code_hash, root)
+        as_it_is = record.root == root and record.claim_hash == wording and record.code_hash == code_hash
         return as_it_is or record.status == "end"
 
     return keep

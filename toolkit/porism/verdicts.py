@@ -133,9 +133,15 @@ def current(claim: Claim, records: Iterable[Record], *, code_hash: str, root: in
 
     A counterexample refutes whichever root it was found under.
     """
-    wanted = (claim.name, claim.hash, code_hash)
-    own = (r for r in records if (r.claim, r.claim_hash, r.code_hash) == wanted)
-    return [r for r in own if r.root == root or (r.arm == "main" and r.values.get("counterexamples"))]
+    name, wording = claim.name, claim.hash
+    return [
+        r
+        for r in records
+        if r.claim == name
+        and r.claim_hash == wording
+        and r.code_hash == code_hash
+        and (r.root == root or (r.arm == "main" and r.values.get("counterexamples")))
+    ]
 
 
 def summarise(claim: Claim, records: Iterable[Record], arm: Arm) -> ArmSummary | None:
