@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from functools import partial
 from typing import Any, get_args
 
@@ -188,10 +189,23 @@ def test_modules_keep_their_promises(drawn: SmallModule) -> None:
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
 
 
+def made_by(recipe: str) -> SmallModule:
+    """What a person gets who copies the recipe: a call of ``small_module`` with literals and one dtype of torch."""
+    call: Any = ast.parse(recipe, mode="eval").body
+    assert call.func.id == "small_module"
+    options = {
+        keyword.arg: getattr(torch, keyword.value.attr)
+        if isinstance(keyword.value, ast.Attribute)
+        else ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+    }
+    return small_module(*map(ast.literal_eval, call.args), **options)
+
+
 @given(torch_modules(dtype=torch.float64))
 def test_a_recipe_makes_the_same_module_again(drawn: SmallModule) -> None:
     assert repr(drawn) == drawn.recipe
-    again = eval(repr(drawn), {"small_module": small_module, "torch": torch})  # noqa: S307
+    again = made_by(repr(drawn))
     assert torch.equal(again.inputs, drawn.inputs)
     assert torch.equal(again.module(again.inputs), drawn.module(drawn.inputs))
     assert {p.dtype for p in drawn.module.parameters()} == {torch.float64}
