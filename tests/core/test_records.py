@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from porism import records
 from porism.errors import PorismError
 from porism.records import Record, RecordWarning, ShardWriter, read_records
 
@@ -99,6 +100,20 @@ def test_a_damaged_line_in_the_middle_is_skipped_with_one_warning(tmp_path: Path
     shard.write_bytes(b"\n".join(lines))
     with pytest.warns(RecordWarning, match="line 2 is damaged") as caught:
         assert [r.case for r in read_records(tmp_path, "toy")] == [0, 2]
+    assert len(caught) == 1
+
+
+def test_damage_far_into_a_shard_is_found_at_its_line_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_BLOCK", 1000)
+    shard = write(tmp_path, *(record(i) for i in range(100)))
+    lines = shard.read_bytes().splitlines(keepends=True)
+    lines[60] = lines[60].rstrip() + lines[60]  # two writers in one line
+    lines.insert(30, b"\n")
+    shard.write_bytes(b"".join(lines))
+    with pytest.warns(RecordWarning, match="line 62 is damaged; skipped") as caught:
+        assert [r.case for r in read_records(tmp_path, "toy")] == [i for i in range(100) if i != 60]
     assert len(caught) == 1
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from porism.fingerprint import code_hash
-from porism.source import normalise
+from porism.source import normalise, source_of
 
 BEFORE = '''
 """Module."""
@@ -60,6 +65,38 @@ def test_what_the_code_does_counts(old: str, new: str) -> None:
     assert changed != BEFORE
     ast.parse(changed)
     assert normalise(changed) != normalise(BEFORE)
+
+
+def _decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+@_decorate
+@_decorate
+def decorated(x: int) -> int:  # a comment
+    """Doc."""
+
+    def inner() -> int:
+        return x + 1
+
+    return inner()
+
+
+class Methods:
+    async def method(self) -> int:
+        return 1
+
+    # the end
+
+
+@pytest.mark.parametrize(
+    "function",
+    [decorated, Methods.method, lambda x: x, functools.partial],
+    ids=["decorated", "method", "lambda", "class"],
+)
+def test_the_source_of_a_function_is_what_inspect_finds(function: Callable[..., Any]) -> None:
+    expected = normalise(textwrap.dedent(inspect.getsource(function)))
+    assert normalise(source_of(function)) == expected
 
 
 def test_the_text_is_the_same_on_every_python() -> None:

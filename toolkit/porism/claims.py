@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import json
 import math
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from annotated_types import Interval
 
 from porism.errors import ParameterError
 from porism.parameters import Parameter, Value, bind, parameters_of, widened
-from porism.source import normalise
+from porism.source import normalise, source_of
 
 Rung = Literal["proved", "always", "typically"]
 
@@ -198,7 +197,7 @@ class Claim:
     @functools.cached_property
     def hash(self) -> str:
         """Twelve hex digits over wording and source; comments and layout do not change it."""
-        code = normalise(textwrap.dedent(inspect.getsource(self.function)))
+        code = normalise(source_of(self.function))
         text = json.dumps([self.wording, code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

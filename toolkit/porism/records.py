@@ -7,6 +7,7 @@ killed leaves at most a cut-off last line. Nothing here deletes or rewrites anyt
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import secrets
@@ -100,6 +101,9 @@ class _Version(msgspec.Struct):
     v: int
 
 
+# Bytes of a shard that are decoded at once.
+_BLOCK = 1 << 18
+
 _decoder = msgspec.json.Decoder(Record)
 _version = msgspec.json.Decoder(_Version)
 
@@ -160,7 +164,7 @@ def read_records(folder: Path, paper: str, *, keep: Callable[[Record], bool] = l
     seen: set[tuple[Any, ...]] = set()
     records = []
     for shard in shards(folder, paper):
-        for record in _read_shard(shard):
+        for record in itertools.chain.from_iterable(_read_shard(shard)):
             if keep(record) and (identity := record.identity) not in seen:
                 seen.add(identity)
                 # One copy of what is long and thousands of records repeat.
@@ -179,27 +183,46 @@ def shards(folder: Path, paper: str) -> list[Path]:
         raise PorismError(f"cannot read {folder / paper}: {error.strerror}") from error
 
 
-def _read_shard(shard: Path) -> Iterator[Record]:
+def _read_shard(shard: Path) -> Iterator[list[Record]]:
+    """The records of a shard, block by block, so that a large one is never in memory whole."""
     skipped: list[str] = []
+    first = 1
     try:
-        with shard.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.isspace():
-                    continue
-                try:
-                    record = _decoder.decode(line)
-                except (ValueError, RecursionError):
-                    skipped.append(f"line {number} {_damage(line)}")
-                    continue
-                if record.v > VERSION:
-                    skipped.append(f"line {number} {_damage(line)}")
-                else:
-                    yield record
+        with shard.open("rb") as file:
+            while lines := file.readlines(_BLOCK):
+                yield _read_lines(lines, first, skipped)
+                first += len(lines)
     except OSError as error:
         skipped.append(f"cannot be read ({error.strerror})")
     if skipped:
         more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         warnings.warn(f"{shard}: {skipped[0]}{more}; skipped", RecordWarning, stacklevel=3)
+
+
+def _read_lines(lines: list[bytes], first: int, skipped: list[str]) -> list[Record]:
+    """The records of some lines; what is wrong with the others goes to ``skipped``."""
+    try:
+        records = _decoder.decode_lines(b"".join(lines))
+        if len(records) == len(lines) and all(record.v <= VERSION for record in records):
+            return records
+    except (ValueError, RecursionError):
+        pass
+    return list(_read_line_by_line(lines, first, skipped))
+
+
+def _read_line_by_line(lines: list[bytes], first: int, skipped: list[str]) -> Iterator[Record]:
+    for number, line in enumerate(lines, first):
+        if line.isspace():
+            continue
+        try:
+            record = _decoder.decode(line)
+        except (ValueError, RecursionError):
+            skipped.append(f"line {number} {_damage(line)}")
+            continue
+        if record.v > VERSION:
+            skipped.append(f"line {number} {_damage(line)}")
+        else:
+            yield record
 
 
 def _damage(line: bytes) -> str:

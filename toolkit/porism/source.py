@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import io
 import re
+import textwrap
 import tokenize
+from collections.abc import Callable
+from typing import Any
 
 Place = tuple[int, int]  # row from 1, column from 0, as tokenize counts
 
@@ -12,6 +18,29 @@ _F_STRING = re.compile(r"[rR]?[fF]")
 # Kinds of token since Python 3.12.
 _F_STRING_START = getattr(tokenize, "FSTRING_START", None)
 _F_STRING_END = getattr(tokenize, "FSTRING_END", None)
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """The source of a function with its decorators, dedented.
+
+    As :func:`inspect.getsource` finds it, but the file is parsed once for all functions in it, which is twice as fast
+    as reading each one's tokens.
+
+    Raises
+    ------
+    OSError
+        If there is no source.
+    """
+    lines, start = inspect.findsource(function)
+    end = _ends("".join(lines)).get(start + 1)
+    return textwrap.dedent("".join(inspect.getblock(lines[start:]) if end is None else lines[start:end]))
+
+
+@functools.lru_cache(maxsize=8)
+def _ends(source: str) -> dict[int, int]:
+    """The last line of each function by its first, decorators included; lines count from 1."""
+    functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {min(part.lineno for part in (n, *n.decorator_list)): n.end_lineno or n.lineno for n in functions}
 
 
 def normalise(source: str) -> str:

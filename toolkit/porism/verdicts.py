@@ -74,11 +74,6 @@ class Verdict:
         return str(self.wording["rung"])
 
     @property
-    def favourable(self) -> bool:
-        """Whether the claim came out as its paper says."""
-        return self.outcome == OUTCOMES[self.rung][0]
-
-    @property
     def summary(self) -> str:
         """Outcome, reason, effect with interval, e-value and provenance in one line."""
         main = self.main
