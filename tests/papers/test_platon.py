@@ -17,6 +17,7 @@ from torch.nn.utils import prune as torch_prune
 from porism.errors import ParameterError
 from porism.seeds import generator
 from porism.surgery import linear_layers
+from porism.testbeds import mlp
 from porism_plugins.prune import _engine as engine
 from porism_plugins.prune import _platon_experiments as measure
 from porism_plugins.prune import _structured as structured
@@ -29,7 +30,7 @@ from porism_plugins.prune.platon import platon
 
 
 def network(dtype: torch.dtype = torch.float32, seed: str = "net") -> nn.Sequential:
-    return measure.network(generator("platon", seed), (6, 8, 4)).to(dtype)
+    return mlp((6, 8, 4), generator("platon", seed)).to(dtype)
 
 
 def data(dtype: torch.dtype = torch.float32, steps: int = 60) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -352,7 +353,7 @@ def test_a_shared_layer_is_pruned_once():
 
 
 def test_channels_taken_out_compute_what_zeroed_ones_do():
-    model = measure.network(generator("platon", "channels"), (6, 8, 10, 4))
+    model = mlp((6, 8, 10, 4), generator("platon", "channels"))
     x = torch.from_numpy(generator("platon", "x").normal(size=(5, 6))).float()
     small = engine.prune(model, lambda weight, _: weight.abs(), remaining=0.5, structured=True)
     assert [tuple(small[n].weight.shape) for n in (0, 2, 4)] == [(4, 6), (5, 4), (4, 5)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +22,7 @@ from porism.errors import ParameterError
 from porism.figures import Table
 from porism.metrics import accuracy
 from porism.stats import median_interval
-from porism.testbeds import digits
+from porism.testbeds import digits, mlp, torch_generator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,31 +76,6 @@ def batch_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Mean total variation between two batches at their best pairing, whichever row is whose, a scalar."""
     cost = tv_distance(student_logits.softmax(-1).unsqueeze(1), teacher_logits.softmax(-1))
     return cost[linear_sum_assignment(cost)].mean()
-
-
-def torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """A torch generator on the CPU, seeded by a draw from ``rng``."""
-    return torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
-
-
-def mlp(widths: Sequence[int], rng: np.random.Generator) -> nn.Sequential:
-    """A ReLU network with these layer widths, input and output included.
-
-    Weights and biases are uniform on +-1/sqrt(fan_in), as :class:`torch.nn.Linear` draws them.
-
-    Examples
-    --------
-    >>> mlp([64, 8, 10], np.random.default_rng(0))(torch.zeros(5, 64)).shape
-    torch.Size([5, 10])
-    """
-    generator = torch_generator(rng)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-        for weights in layer.parameters():
-            nn.init.uniform_(weights, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def fit(

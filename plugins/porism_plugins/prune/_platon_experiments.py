@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from porism.drawing import columns, log_axes, plot_by
 from porism.figures import Table
 from porism.metrics import accuracy
-from porism.testbeds import digits
+from porism.testbeds import digits, mlp
 from porism_plugins.prune._engine import Criterion, Pruner, cubic
 
 if TYPE_CHECKING:
@@ -24,22 +23,6 @@ if TYPE_CHECKING:
 
 WIDTHS = (64, 128, 64, 10)
 DENSE_STEPS, STEPS = 200, 1500
-
-
-def torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """A torch generator seeded by a draw from ``rng``."""
-    return torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
-
-
-def network(rng: np.random.Generator, widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
-    """A ReLU network, weights and biases uniform on +-1/sqrt(fan_in)."""
-    generator, layers = torch_generator(rng), []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-        for weights in layer.parameters():
-            nn.init.uniform_(weights, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def batches(rng: np.random.Generator, samples: int, batch_size: int, steps: int) -> Tensor:
@@ -92,7 +75,7 @@ def digits_task(rng: np.random.Generator, *, batch_size: int = 32, steps: int = 
     """The task of the claims: an MLP 64-128-64-10."""
     data = digits(rng, train=800, validation=0)
     x, y, x_test, y_test = map(torch.from_numpy, (data.x_train, data.y_train, data.x_test, data.y_test))
-    dense = network(rng)
+    dense = mlp(WIDTHS, rng)
     run(train(dense, x, y, batches(rng, len(x), 32, DENSE_STEPS)))
     return Task(dense, x, y, x_test, y_test, batches(rng, len(x), batch_size, steps))
 
@@ -153,7 +136,7 @@ def recovered_share(rng: np.random.Generator, criteria: Iterable[Criterion], *, 
     x = rng.normal(size=(400, 200))
     y = x @ truth + noise * rng.normal(size=400)
     x, y = torch.from_numpy(x).float(), torch.from_numpy(y).float()[:, None]
-    start, rows, found = network(rng, (200, 1)), batches(rng, 400, batch_size, STEPS), []
+    start, rows, found = mlp((200, 1), rng), batches(rng, 400, batch_size, STEPS), []
     for criterion in criteria:
         model = copy.deepcopy(start)
         pruner = Pruner(model, criterion, remaining=0.1, total_steps=STEPS, warmup=100, cooldown=400)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from porism.testbeds import mlp
 from porism_plugins.prune import _platon_experiments as measure
 from porism_plugins.prune._engine import Criterion, Pruner, State, cubic
 from porism_plugins.prune._masks import Scope, masks_of
@@ -126,7 +127,7 @@ def _trained(
     rng: np.random.Generator, criterion: Criterion | None, remaining: float, hidden: int
 ) -> tuple[nn.Module, Any]:
     """A small network after 40 steps on random data, and its pruner."""
-    model = measure.network(rng, (5, hidden, 4))
+    model = mlp((5, hidden, 4), rng)
     x, y = torch.from_numpy(rng.normal(size=(16, 5))).float(), torch.from_numpy(rng.integers(4, size=16))
     pruner = criterion and Pruner(model, criterion, remaining=remaining, total_steps=40, warmup=20, cooldown=9)
     measure.run(measure.train(model, x, y, measure.batches(rng, 16, 8, 40), pruner))

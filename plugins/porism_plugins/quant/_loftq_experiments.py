@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from porism import Paired, paired
 from porism.metrics import accuracy
-from porism.testbeds import digits
+from porism.testbeds import digits, mlp, torch_generator
 from porism_plugins.quant._alternation import Decomposition, decompose, qlora
 from porism_plugins.quant._engine import Layer, Quantiser, quantise_linears
 from porism_plugins.quant._low_rank import full_svd, random_factors
@@ -26,11 +26,6 @@ SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
     "one pixel": lambda images: F.pad(images[..., 1:], (0, 1)),
     "quarter turn": lambda images: images.rot90(1, (1, 2)),
 }
-
-
-def torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """A torch generator on the CPU, seeded by a draw from ``rng``."""
-    return torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
 
 
 def gaussian(rng: np.random.Generator, rows: int = 128, columns: int = 128) -> Tensor:
@@ -75,7 +70,7 @@ def trained(rng: np.random.Generator, shift: str = "none") -> tuple[nn.Module, T
     first, adapt = (x[:600], y[:600]), (x[600:], y[600:])
     task = Task(adapt, *others)
     shifted = Task(*((SHIFTS[shift](images.view(-1, 8, 8)).reshape(-1, 64), labels) for images, labels in task))
-    model = _network(torch_generator(rng))
+    model = mlp((64, 128, 128, 10), rng)
     return fit(model, first, rng, steps=300, learning_rate=0.003), task, shifted
 
 
@@ -156,13 +151,3 @@ def error(weight: Tensor, layer: Layer) -> float:
     """Relative Frobenius error of a layer with factors."""
     product = layer.lora_B @ layer.lora_A
     return float((weight - layer.quantised.dequantise() - product).norm() / weight.norm())
-
-
-def _network(generator: torch.Generator) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in ((64, 128), (128, 128), (128, 10)):
-        layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-        for weights in layer.parameters():
-            nn.init.uniform_(weights, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])

@@ -9,6 +9,7 @@ from porism.testbeds.digits import Digits, digits
 from porism.testbeds.language import Corpus, Gaps, blocks, corpus, missing_vowels, windows
 
 _NAMES = {
+    "networks": ("mlp", "torch_generator"),
     "trained": ("images", "tiny_bert", "tiny_llama", "tiny_vit"),
     "training": ("accuracy", "bits_per_character", "perplexity", "train"),
     "checkpoint": ("load_checkpoint",),
@@ -32,10 +33,12 @@ __all__ = [
     "images",
     "load_checkpoint",
     "missing_vowels",
+    "mlp",
     "perplexity",
     "tiny_bert",
     "tiny_llama",
     "tiny_vit",
+    "torch_generator",
     "train",
     "trained_once",
     "windows",
