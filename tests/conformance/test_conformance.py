@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from porism.registry import listing
 from porism.testing import Check, papers_in, parametrize_with_checks
 
 # {"key": {"check_name": "reason"}}; such a check is run, and must fail.
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
+# Replicates of these kinds train models: what runs them is left to `make test-all`.
+TRAINING = frozenset({"adapter", "cache", "compressor", "optimizer"})
+RUNNING = ("check_replicate", "check_control_runs", "check_comparisons", "check_figure_", "check_demo")
 
 every_check = parametrize_with_checks([*papers_in("porism_plugins"), *papers_in("porism_theory")], EXPECTED_FAILURES)
 
 
-@every_check
+def _slow(parameter: Any) -> bool:
+    key, check = parameter.values
+    return check.name.startswith(RUNNING) and not TRAINING.isdisjoint(listing().entries[key].paper.kinds)
+
+
+@pytest.mark.parametrize(
+    every_check.args[0],
+    [pytest.param(*p.values, id=p.id, marks=[*p.marks, *[pytest.mark.slow] * _slow(p)]) for p in every_check.args[1]],
+)
 def test_porism(paper: str, check: Check) -> None:
     check(paper)
 
