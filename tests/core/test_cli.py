@@ -163,7 +163,7 @@ def test_a_void_verdict_is_exit_code_one(run: Run, toy: str) -> None:
 @pytest.fixture
 def three_installed(toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A paper that works, one whose import fails and one that cannot even be listed."""
-    (tmp_path / "bad.py").write_text("raise RuntimeError('boom')\n")
+    (tmp_path / "bad.py").write_text(Path(toy).read_text().replace('"toy"', '"bad"') + "raise RuntimeError('boom')\n")
     good = Entry(read_paper(toy), "", toy, "file")
     bad = Entry(dataclasses.replace(good.paper, key="bad"), "", str(tmp_path / "bad.py"), "file")
     found = Listing({"toy": good, "bad": bad}, [Broken("somewhere", "SyntaxError: never closed")])
@@ -238,6 +238,27 @@ def test_doctor_names_what_is_broken(run: Run, three_installed: None) -> None:
     assert "2 papers, 0 wait for an extra, 2 broken" in out
     assert "RuntimeError: boom" in out
     assert "SyntaxError: never closed" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("while True: pass", "its import does not end within 2 s"),
+        ("import os; os._exit(3)", "its import ends the process: exit code 3"),
+    ],
+)
+def test_doctor_outlives_what_it_imports(
+    run: Run, three_installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, reason: str
+) -> None:
+    monkeypatch.setattr("porism.cli.doctor_.IMPORT_SECONDS", 2.0)
+    with (tmp_path / "bad.py").open("a") as file:
+        file.write(f"\n{line}\n")
+    source = (tmp_path / "bad.py").read_text()
+    (tmp_path / "bad.py").write_text(source.replace("raise RuntimeError('boom')", ""))
+    code, out, _ = run("doctor")
+    assert code == 1
+    assert reason in out
+    assert "2 papers, 0 wait for an extra, 2 broken" in out
 
 
 def test_doctor_is_content_where_nothing_is_broken(run: Run) -> None:

@@ -109,10 +109,7 @@ def load(key: str) -> LoadedPaper:
     from porism.figures import Figure
 
     entry = find(key)
-    missing = missing_extras(entry.paper)
-    if missing:
-        extras = ",".join(missing)
-        raise MissingExtraError(f"paper {entry.paper.key!r} needs more packages: pip install 'porism[{extras}]'")
+    require_extras(entry.paper)
     module = _import(entry)
 
     declared = list(vars(module).values())
@@ -136,6 +133,13 @@ def _by_name(entry: Entry, declared: Iterable[Declared]) -> dict[str, Declared]:
 def method(loaded: LoadedPaper) -> object:
     """What the paper offers its user: the attribute its ``PAPER.method`` names, or None."""
     return getattr(loaded.module, loaded.paper.method, None) if loaded.paper.method else None
+
+
+def require_extras(paper: Paper) -> None:
+    """Raise :class:`MissingExtraError`, which says what to install, if an extra in ``paper.needs`` is missing."""
+    missing = missing_extras(paper)
+    if missing:
+        raise MissingExtraError(f"paper {paper.key!r} needs more packages: pip install 'porism[{','.join(missing)}]'")
 
 
 def missing_extras(paper: Paper) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
 
 from porism.claims import Claim
+from porism.errors import PorismError
 from porism.parameters import Value
 from porism.registry import LoadedPaper, distributions_of, load
 from porism.seeds import generator
@@ -51,6 +52,10 @@ def main() -> None:
 def perform(task: Mapping[str, Any], send: Send) -> None:
     """Carry out one task, sending a ``start`` and a ``case`` event for everything that it evaluates."""
     if task["do"] == "ping":
+        return
+    if task["do"] == "import":
+        send({"event": "start", "case": -1, "parameters": {}})
+        _import(task["key"], send)
         return
     loaded = _load(task["key"])
     if task["do"] == "table":
@@ -145,6 +150,14 @@ def _timed(
     }
     send(outcome)
     return outcome
+
+
+def _import(key: str, send: Send) -> None:
+    """Import a paper; why that fails is an answer like any other."""
+    try:
+        _load(key)
+    except PorismError as error:
+        send({"event": "broken", "reason": str(error), "details": getattr(error, "details", "")})
 
 
 def _write_figure_table(loaded: LoadedPaper, task: Mapping[str, Any]) -> None:

@@ -6,7 +6,9 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import click
 
@@ -14,6 +16,10 @@ from porism import __version__
 from porism.cli.output import print_json
 from porism.errors import MissingExtraError
 from porism.home import cache_folder, home
+from porism.scan import Entry
+
+# What importing one paper may take, torch and transformers on a loaded machine included.
+IMPORT_SECONDS = 120.0
 
 
 @click.command("doctor", help="Look at the environment and at broken plugins. Example: porism doctor --json")
@@ -22,18 +28,13 @@ from porism.home import cache_folder, home
 def command(imports: bool, as_json: bool) -> None:
     """Exit with 1 when a plugin is broken."""
     from porism.paper import EXTRAS
-    from porism.registry import distributions_of, listing, load
+    from porism.registry import distributions_of, listing
 
     found = listing()
     broken = [{"where": b.where, "reason": b.reason, "details": b.details} for b in found.broken]
-    waiting = []
-    for key, entry in found.entries.items() if imports else ():
-        try:
-            load(key)
-        except MissingExtraError as error:
-            waiting.append(str(error))
-        except Exception as error:
-            broken.append({"where": entry.path, "reason": str(error), "details": getattr(error, "details", "")})
+    waiting = _waiting(found.entries.values()) if imports else {}
+    if imports:
+        broken += _broken_imports(entry for key, entry in found.entries.items() if key not in waiting)
     extras = {extra: {name: _version(name) for name in distributions_of(extra)} for extra in EXTRAS}
     folders = {"records and verdicts": str(home()), "cache": cache_folder()}
     facts = {
@@ -50,7 +51,7 @@ def command(imports: bool, as_json: bool) -> None:
                 "extras": extras,
                 "folders": folders,
                 "papers": len(found.entries),
-                "waiting": waiting,
+                "waiting": list(waiting.values()),
                 "broken": broken,
             }
         )
@@ -65,7 +66,7 @@ def command(imports: bool, as_json: bool) -> None:
         for name, folder in folders.items():
             click.echo(f"{name}: {folder} ({'writable' if _writable(folder) else 'NOT writable'})")
         click.echo(f"{len(found.entries)} papers, {len(waiting)} wait for an extra, {len(broken)} broken")
-        for line in waiting:
+        for line in waiting.values():
             click.echo(line)
         for item in broken:
             click.echo(f"\nbroken: {item['where']}\n  {item['reason']}")
@@ -73,6 +74,42 @@ def command(imports: bool, as_json: bool) -> None:
                 click.echo("    " + item["details"].strip().replace("\n", "\n    "))
     if broken:
         click.get_current_context().exit(1)
+
+
+def _waiting(entries: Iterable[Entry]) -> dict[str, str]:
+    """What to install for the papers that miss an extra, by key."""
+    from porism.registry import require_extras
+
+    found = {}
+    for entry in entries:
+        try:
+            require_extras(entry.paper)
+        except MissingExtraError as error:
+            found[entry.paper.key] = str(error)
+    return found
+
+
+def _broken_imports(entries: Iterable[Entry]) -> list[dict[str, str]]:
+    """What cannot be imported, and why; tried in a process of its own, which foreign code may hang or end."""
+    from porism.sandbox import Sandbox
+
+    found = []
+    with Sandbox() as sandbox:
+        for entry in entries:
+            task = {"do": "import", "key": entry.paper.key if entry.module else entry.path}
+            for event in sandbox.run(task, time_limit=IMPORT_SECONDS):
+                if reason := _reason(event):
+                    found.append({"where": entry.path, "reason": reason, "details": event.get("details", "")})
+    return found
+
+
+def _reason(event: Mapping[str, Any]) -> str:
+    """Why an import failed, or nothing."""
+    if event["event"] == "timeout":
+        return f"its import does not end within {IMPORT_SECONDS:g} s"
+    if event["event"] == "died":
+        return f"its import ends the process: {event['note']}"
+    return str(event["reason"]) if event["event"] == "broken" else ""
 
 
 def _version(distribution: str) -> str | None:
