@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from porism.check import Subject, check
 from porism.errors import MissingExtraError, PorismError
+from porism.explore import explore
 from porism.registry import BrokenPaperError
 from porism.report import build_report
 from porism.report.intervals import Axis, in_words, interval
@@ -170,6 +171,29 @@ def test_only_verdicts_that_count_enter_the_false_discovery_rate(toy: str) -> No
     assert not any(map(void.survives, void.rows))
     stale = overview(hash="0" * 12)
     assert (stale.tested, stale.survivors, stale.counts["stale"]) == (0, 0, 1)
+
+
+LIFTED = """
+
+@typically("It is lifted", where="Sec. 5", control={"on": False}, at_least=0.1)
+def lifted(rng, *, height: Annotated[int, Interval(ge=1, le=3)] = 2, on: bool = True):
+    return (height if on else 0) + 0.01 * rng.normal()
+"""
+
+
+def test_the_page_says_where_exploring_found_an_effect_weakest(toy: str, tmp_path: Path) -> None:
+    with Path(toy).open("a") as file:
+        file.write(LIFTED)
+    subject = Subject.of(toy)
+    (page,), _ = papers_to_show([toy])
+    assert {row.weakest for row in page.rows} == {None}
+    explore(subject, cases=60, jobs=1)
+    build_report(tmp_path / "report", [toy])
+    text = " ".join(re.sub("<[^>]+>", "", (tmp_path / "report/papers/toy.html").read_text()).split())
+    assert re.search(
+        r"Of 3 points that .* the effect was smallest at height=1, on=True\. Judged there on \d+ fresh", text
+    )
+    assert re.search(r"fresh replicates: holds, median effect (0\.99|1|1\.0)\d* \(", text)
 
 
 def test_the_command_of_a_counterexample_can_be_run(toy: str) -> None:

@@ -140,18 +140,8 @@ def explore(
     by_name = {hunt.claim.name: hunt for hunt in hunts}
     folder, committed = home() / "records", subject.committed()
 
-    def relevant(record: Record) -> bool:
-        hunt = by_name.get(record.claim)
-        if hunt is None:
-            return False
-        as_it_is = (record.claim_hash, record.code_hash) == (hunt.claim.hash, subject.code_hash)
-        return as_it_is or record.status == "end"
-
     def read() -> None:
-        for hunt in hunts:
-            hunt.records = []
-        for record in read_records(folder, subject.loaded.paper.key, keep=relevant):
-            by_name[record.claim].records.append(record)
+        _read(subject, by_name)
 
     def tasks() -> list[Task]:
         found = [
@@ -183,6 +173,30 @@ def explore(
     if stopped:
         _close_refuted(hunts, tasks())
     return [hunt.finding(stopped) for hunt in hunts]
+
+
+def explored_weakest(subject: Subject) -> dict[str, Weakest]:
+    """Where explorations before found the ``typically`` claims of a paper weakest, by the claim's name."""
+    hunts = {c.name: _Hunt(subject, c) for c in subject.loaded.claims.values() if c.rung == "typically"}
+    if hunts:
+        _read(subject, hunts)
+    return {name: weakest for name, hunt in hunts.items() if (weakest := hunt.weakest()) is not None}
+
+
+def _read(subject: Subject, hunts: Mapping[str, _Hunt]) -> None:
+    """Give each hunt, by the name of its claim, the records of the claim as it is, and the ends of others."""
+
+    def relevant(record: Record) -> bool:
+        hunt = hunts.get(record.claim)
+        if hunt is None:
+            return False
+        as_it_is = (record.claim_hash, record.code_hash) == (hunt.claim.hash, subject.code_hash)
+        return as_it_is or record.status == "end"
+
+    for hunt in hunts.values():
+        hunt.records = []
+    for record in read_records(home() / "records", subject.loaded.paper.key, keep=relevant):
+        hunts[record.claim].records.append(record)
 
 
 def _explorable(claim: Claim) -> bool:
@@ -237,6 +251,12 @@ class _Hunt:
             counterexample=counterexample_of(refuting[0]) if refuting else None,
             note="" if refuting else note,
         )
+
+    def weakest(self) -> Weakest | None:
+        """The weakest point of all searches that ended."""
+        own = self._own_cases({end.root for end in self._ends()})
+        points = _points(r for r in own if r.case < AGAIN)
+        return self._weakest(points, own) if points else None
 
     def failures(self, root: int) -> list[Record]:
         """The cases of a search that refute the claim, in the order in which they were found."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
+from porism.explore import Weakest
 from porism.report.prose import number
 from porism.verdicts import ArmSummary
 
@@ -58,7 +59,7 @@ def labels(axis: Axis) -> tuple[Markup, Markup]:
     return _svg(16, above), _svg(16, [_label(axis, 0.0, "0")])
 
 
-def in_words(arm: ArmSummary) -> str:
+def in_words(arm: ArmSummary | Weakest) -> str:
     """An effect and its interval in numbers.
 
     Examples

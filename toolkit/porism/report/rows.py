@@ -15,6 +15,7 @@ from typing import Any
 from porism.check import Subject
 from porism.claims import Claim
 from porism.errors import PorismError
+from porism.explore import Weakest, explored_weakest
 from porism.ledger import FDR, current_verdicts, summarise_ledger
 from porism.paper import Paper
 from porism.parameters import Value
@@ -66,7 +67,8 @@ class ClaimRow:
     """A claim with the verdict that counts for it, if there is one.
 
     ``status`` is one of :data:`STATUSES`. ``verdict`` is None unless it is about the claim as it stands now;
-    ``outdated`` is the last one otherwise. ``elsewhere`` are those under other root seeds that came out otherwise.
+    ``outdated`` is the last one otherwise. ``elsewhere`` are those under other root seeds that came out otherwise,
+    ``weakest`` is where exploring found a ``typically`` claim weakest.
     """
 
     subject: Subject
@@ -76,6 +78,7 @@ class ClaimRow:
     outdated: Verdict | None
     committed: bool
     elsewhere: tuple[Verdict, ...]
+    weakest: Weakest | None
     history: tuple[Revision, ...]
 
     @property
@@ -261,7 +264,7 @@ def _page(key: str, paper: Paper) -> PaperPage:
 
 
 def _rows(subject: Subject) -> Iterator[ClaimRow]:
-    committed = subject.committed()
+    committed, weakest = subject.committed(), explored_weakest(subject)
     for row in current_verdicts(subject):
         stale = row.state == "stale"
         yield ClaimRow(
@@ -272,6 +275,7 @@ def _rows(subject: Subject) -> Iterator[ClaimRow]:
             outdated=row.verdict if stale else None,
             committed=row.committed,
             elsewhere=row.elsewhere,
+            weakest=weakest.get(row.claim.name),
             history=history(committed, row.claim),
         )
 
