@@ -13,7 +13,14 @@ from porism.testing import Check, papers_in, parametrize_with_checks
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
 # Replicates of these kinds train models: what runs them is left to `make test-all`.
 TRAINING = frozenset({"adapter", "cache", "compressor", "optimizer"})
-RUNNING = ("check_replicate", "check_control_runs", "check_comparisons", "check_figure_", "check_demo")
+RUNNING = (
+    "check_replicate",
+    "check_same_seed",
+    "check_control_runs",
+    "check_comparisons",
+    "check_figure_",
+    "check_demo",
+)
 
 every_check = parametrize_with_checks([*papers_in("porism_plugins"), *papers_in("porism_theory")], EXPECTED_FAILURES)
 

@@ -50,7 +50,7 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["loss", "simulator", "estimator"])
+@pytest.mark.parametrize("kind", ["loss", "simulator", pytest.param("estimator", marks=pytest.mark.slow)])
 def test_a_package_from_nothing(environment: Environment, kind: str) -> None:
     pytest.importorskip("hatchling", reason="builds the new package: pip install 'porism[test]'")
     before = environment.keys()

@@ -107,6 +107,7 @@ def test_heads_of_keys_are_shared_and_embeddings_tied_on_demand():
     assert tied.lm_head.weight is tied.model.embed_tokens.weight
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_in_another_process(folder, tmp_path):
     code = (
         "import numpy as np, torch; torch.manual_seed(5)\n"
@@ -174,6 +175,7 @@ KILLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", KILLED)
 def test_a_killed_training_leaves_nothing_under_the_final_name(when, folder):
     code = (
