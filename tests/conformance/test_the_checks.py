@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from porism.kinds import adapter as adapter_checks
 from porism.kinds import cache as cache_checks
 from porism.kinds import compressor as compressor_checks
 from porism.kinds import estimator as estimator_checks
@@ -23,6 +24,7 @@ MODULES = (
     loss_checks,
     optimizer_checks,
     compressor_checks,
+    adapter_checks,
     cache_checks,
     simulator_checks,
     estimator_checks,
