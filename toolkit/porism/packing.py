@@ -13,7 +13,7 @@ from porism.errors import ParameterError
 Bits = Annotated[int, Interval(ge=1, le=16)]
 
 # Codes unpacked at a time; a multiple of 8, so that every chunk begins with a whole byte.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
 
 
 def packed_bytes(count: int, bits: int) -> int:

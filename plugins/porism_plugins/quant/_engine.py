@@ -1,7 +1,8 @@
-"""What quantisation papers share: linear layers on packed codes with a low-rank term, put into any torch model.
+"""What quantisation papers share: linear layers in a smaller form, put into any torch model, saved and loaded.
 
-A paper feeds :func:`quantise_linears` with its own quantiser, or with a function from a layer's name and matrix to
-codes and factors. The result is an ordinary module: it trains its factors, moves, saves and loads as others do.
+A paper feeds :func:`quantise_linears` with its own quantiser, or :func:`compress_linears` with a function from a
+layer's name and matrix to the layer that takes its place. The result is an ordinary module: it moves, saves and loads
+as others do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from safetensors import safe_open
@@ -20,10 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from porism.errors import ParameterError
-from porism.surgery import linear_layers, matrix, replace
+from porism.seeds import derive_seed
+from porism.surgery import linear_layers, matrix, replace, set_matrix
+from porism_plugins.quant._frozen import FrozenLinear
 from porism_plugins.quant._quantisers import Quantised, Quantiser
 
-__all__ = ["Layer", "Quantised", "Quantiser", "QuantizedLinear", "quantise_linears"]
+__all__ = [
+    "HEADS", "FrozenLinear", "Layer", "Quantised", "Quantiser", "QuantizedLinear", "compress_linears",
+    "quantise_linears",
+]  # fmt: skip
 
 # Output heads, which the papers leave alone.
 HEADS = ("lm_head", "embed_out", "classifier", "score", "qa_outputs")
@@ -37,28 +43,25 @@ class Layer(NamedTuple):
     lora_A: Tensor | None = None
 
 
-Fit = Callable[[str, Tensor], Layer]
+# From a layer's name and its matrix, float32 of shape (out, in), to what takes its place, without a bias.
+Fit = Callable[[str, Tensor], Layer | nn.Module]
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(FrozenLinear):
     """A linear layer whose frozen matrix is packed codes and scales, with a trainable low-rank term of scale 1.
 
     ``y = x (Q + lora_B lora_A)' + bias``. The dense matrix exists only within a forward or backward pass.
 
     Parameters
     ----------
-    in_features, out_features
-        As of :class:`torch.nn.Linear`.
+    in_features, out_features, bias, conv1d
+        As of :class:`FrozenLinear`.
     quantiser
         How codes become numbers.
     rank
         Of the low-rank term; 0 for none.
-    bias
-        Whether there is one.
     dtype
         Of bias, factors and the dense matrix; scales stay float32 wherever the module is moved or cast.
-    conv1d
-        Whether it stands for a transposed ``Conv1D``; only :func:`dequantised` asks.
 
     Examples
     --------
@@ -68,7 +71,7 @@ class QuantizedLinear(nn.Module):
     (1280, torch.Size([2, 32]))
     """
 
-    codes: Tensor
+    keeps = ("scales",)
     scales: Tensor
 
     def __init__(
@@ -83,17 +86,37 @@ class QuantizedLinear(nn.Module):
         device: torch.device | str | None = None,
         conv1d: bool = False,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.rank = in_features, out_features, rank
-        self.quantiser, self.dtype, self.conv1d = quantiser, dtype, conv1d
+        super().__init__(in_features, out_features, bias=bias, dtype=dtype, device=device, conv1d=conv1d)
+        self.quantiser, self.rank = quantiser, rank
         count, place = in_features * out_features, {"dtype": dtype, "device": device}
         blocks = -(-count // quantiser.block_size)
         packed = quantiser.nbytes(count) - 4 * blocks
         self.register_buffer("codes", torch.zeros(packed, dtype=torch.uint8, device=device))
         self.register_buffer("scales", torch.zeros(blocks, device=device))
-        self.bias = nn.Parameter(torch.zeros(out_features, **place)) if bias else None
         self.lora_A = nn.Parameter(torch.zeros(rank, in_features, **place)) if rank else None
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, **place)) if rank else None
+
+    @classmethod
+    def of(cls, layer: Layer) -> Self:
+        """The module of codes and factors, float32 without a bias."""
+        (codes, scales, (out_features, in_features), quantiser), lora_B, lora_A = layer
+        rank = 0 if lora_A is None else len(lora_A)
+        new = cls(in_features, out_features, quantiser=quantiser, rank=rank, bias=False, device=codes.device)
+        tensors = {"codes": codes, "scales": scales, "lora_A": lora_A, "lora_B": lora_B}
+        new.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None})
+        return new
+
+    @classmethod
+    def from_options(
+        cls, in_features: int, out_features: int, *, device: torch.device | str | None = None, **options: Any
+    ) -> Self:
+        """An empty layer of what :meth:`options` said, to be filled by ``load_state_dict``."""
+        options["quantiser"] = Quantiser.of(options["quantiser"])
+        return super().from_options(in_features, out_features, device=device, **options)
+
+    def options(self) -> dict[str, Any]:
+        """What, beside the state dict, rebuilds the layer; JSON can hold it."""
+        return {"quantiser": dataclasses.asdict(self.quantiser), "rank": self.rank, **super().options()}
 
     def backbone(self) -> Tensor:
         """The quantised matrix, shape (out_features, in_features), in the layer's dtype."""
@@ -107,49 +130,16 @@ class QuantizedLinear(nn.Module):
             return self.backbone()
         return self.backbone() + self.lora_B.detach() @ self.lora_A.detach()
 
-    def nbytes(self) -> int:
-        """Bytes of codes, scales, bias and factors."""
-        return sum(tensor.nbytes for tensor in self.state_dict().values())
-
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (..., in_features)."""
-        y = _Frozen.apply(x, self)
+        y = self.product(x)
         if self.lora_A is not None and self.lora_B is not None:
             y = y + F.linear(F.linear(x, self.lora_A), self.lora_B)
         return y if self.bias is None else y + self.bias
 
-    def options(self) -> dict[str, Any]:
-        """What, beside the state dict, rebuilds the layer; JSON can hold it."""
-        return {
-            "quantiser": dataclasses.asdict(self.quantiser), "rank": self.rank, "bias": self.bias is not None,
-            "dtype": str(self.dtype).removeprefix("torch."), "conv1d": self.conv1d,
-        }  # fmt: skip
-
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"{self.in_features}, {self.out_features}, bits={self.quantiser.bits}, rank={self.rank}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
-        """Cast factors and bias, not the scales, which would lose digits."""
-        scales = self.scales
-        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.codes.device)).dtype
-        super()._apply(fn, recurse)
-        if self.scales.dtype != scales.dtype:
-            self.scales = scales.to(self.scales.device)
-        return self
-
-
-class _Frozen(torch.autograd.Function):
-    """x Q', where the backward pass dequantises again rather than keep a dense matrix of every layer."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
-        ctx.layer = layer
-        return F.linear(x, layer.backbone())
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient @ ctx.layer.backbone().to(gradient.dtype), None
 
 
 def quantise_linears(
@@ -172,13 +162,46 @@ def quantise_linears(
         If no layer matches, or one is tied, on the meta device, itself the model, or not finite. Nothing is changed
         then.
     """
-    layers = chosen(model, include=include, exclude=exclude)
+    chosen(model, include=include, exclude=exclude)
     model.requires_grad_(False)
-    for name, old in layers.items():
-        values = matrix(old).detach().float()
-        found = Layer(fit.quantise(values)) if isinstance(fit, Quantiser) else fit(name, values)
-        replace(model, name, _quantised_layer(old, found))
+    one: Fit = (lambda name, weight: Layer(fit.quantise(weight))) if isinstance(fit, Quantiser) else fit
+    compress_linears(model, one, include=include, exclude=exclude)
+    for layer in quantised_layers(model).values():
+        for factor in (getattr(layer, name, None) for name in ("lora_A", "lora_B")):
+            if factor is not None:
+                factor.requires_grad_(True)
     return model
+
+
+def compress_linears(
+    model: nn.Module, fit: Fit, *, include: Sequence[str] = ("*",), exclude: Sequence[str] = HEADS
+) -> nn.Module:
+    """Replace linear layers by what ``fit`` returns, in place and one after the other, and freeze nothing.
+
+    Arguments and errors are those of :func:`quantise_linears`. Where ``fit`` returns an ``nn.Linear``, its numbers are
+    written into the layer that is there.
+    """
+    for name, old in chosen(model, include=include, exclude=exclude).items():
+        found = fit(name, matrix(old).detach().float().contiguous())
+        replace(model, name, succeed(old, QuantizedLinear.of(found) if isinstance(found, Layer) else found))
+    return model
+
+
+def succeed(old: nn.Module, new: nn.Module) -> nn.Module:
+    """``new``, made without a bias in float32, with the bias, dtype, device, mode and orientation of ``old``."""
+    if isinstance(new, nn.Linear):
+        set_matrix(old, new.weight)
+        return old
+    weight: Any = old.weight
+    new.to(device=weight.device, dtype=weight.dtype)
+    new.bias = old.bias  # the same parameter, which may be shared
+    new.conv1d = not isinstance(old, nn.Linear)
+    return new.train(old.training)
+
+
+def layer_generator(seed: int, name: str) -> torch.Generator:
+    """A generator of one layer, so that its numbers are the same whichever layers are compressed beside it."""
+    return torch.Generator().manual_seed(derive_seed(seed, name) % 2**63)
 
 
 def chosen(model: nn.Module, *, include: Sequence[str], exclude: Sequence[str]) -> dict[str, nn.Module]:
@@ -192,15 +215,15 @@ def chosen(model: nn.Module, *, include: Sequence[str], exclude: Sequence[str]) 
     return layers
 
 
-def quantised_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
-    """The quantised layers of a model by name.
+def quantised_layers(model: nn.Module) -> dict[str, FrozenLinear]:
+    """The layers of a model in a smaller form, by name.
 
     Raises
     ------
     ParameterError
         If there are none.
     """
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantizedLinear)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, FrozenLinear)}
     if not layers:
         raise ParameterError("model has no quantised layer; quantise it first")
     return layers
@@ -215,69 +238,51 @@ def dequantised(model: nn.Module, *, merge: bool = True) -> nn.Module:
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Write a quantised model's tensors and the options of its layers into one safetensors file."""
-    options = {name: layer.options() for name, layer in quantised_layers(model).items()}
-    save_model(model, str(path), metadata={"quantised": json.dumps(options)})
+    """Write a quantised model's tensors, and what rebuilds its layers, into one safetensors file."""
+    layers = {name: [type(layer).__name__, layer.options()] for name, layer in quantised_layers(model).items()}
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    save_model(model, str(path), metadata={"quantised": json.dumps(layers), "trainable": json.dumps(trainable)})
 
 
-def load(model: nn.Module, path: str | Path) -> nn.Module:
+def load(model: nn.Module, path: str | Path, *, layers: Sequence[type[FrozenLinear]] = (QuantizedLinear,)) -> nn.Module:
     """Turn a model of the same architecture, before quantisation, into the one that :func:`save` wrote, in place.
+
+    Parameters
+    ----------
+    model
+        Of the same architecture; its numbers are overwritten.
+    path
+        The file.
+    layers
+        Classes of the layers in it: ``LAYERS`` of the paper that made them.
 
     Raises
     ------
     ParameterError
-        If the file holds no quantised model, or one of other layers.
+        If the file holds no quantised model, or one of other layers or other classes.
     """
     with safe_open(str(path), "pt") as file:
         metadata = file.metadata() or {}
     if "quantised" not in metadata:
         raise ParameterError(f"{path} holds no quantised model; it must be written by save")
-    modules = dict(model.named_modules())
-    for name, options in json.loads(metadata["quantised"]).items():
+    classes, modules = {layer.__name__: layer for layer in layers}, dict(model.named_modules())
+    for name, (kind, options) in json.loads(metadata["quantised"]).items():
         if name not in modules:
             raise ParameterError(f"model has no layer {name!r}, which {path} has; give one of the same architecture")
-        old = modules[name]
+        if kind not in classes:
+            raise ParameterError(f"layers must have the class {kind} of {name!r}, got {', '.join(classes)}")
+        old: Any = modules[name]
         out_features, in_features = matrix(old).shape
-        dtype, quantiser = getattr(torch, options.pop("dtype")), Quantiser.of(options.pop("quantiser"))
-        device = old.weight.device
-        new = QuantizedLinear(in_features, out_features, quantiser=quantiser, dtype=dtype, device=device, **options)
+        new = classes[kind].from_options(in_features, out_features, device=old.weight.device, **options)
         replace(model, name, new.train(old.training))
-    model.requires_grad_(False)
     load_model(model, str(path))
-    for layer in quantised_layers(model).values():
-        _train_factors(layer)
+    trainable = set(json.loads(metadata["trainable"]))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
     return model
 
 
-def _quantised_layer(old: nn.Module, found: Layer) -> QuantizedLinear:
-    quantised, lora_B, lora_A = found
-    rank = 0 if lora_A is None else len(lora_A)
-    out_features, in_features = matrix(old).shape
-    weight: Any = old.weight
-    bias: Any = old.bias
-    new = QuantizedLinear(
-        in_features, out_features, quantiser=quantised.quantiser, rank=rank, bias=bias is not None,
-        dtype=weight.dtype, device=weight.device, conv1d=not isinstance(old, nn.Linear),
-    )  # fmt: skip
-    new.codes.copy_(quantised.codes)
-    new.scales.copy_(quantised.scales)
-    new.requires_grad_(False)
-    if bias is not None:
-        new.bias = bias  # the same parameter, which may be shared
-    if rank:
-        new.lora_A.copy_(lora_A)
-        new.lora_B.copy_(lora_B)
-        _train_factors(new)
-    return new.train(old.training)
-
-
-def _train_factors(layer: QuantizedLinear) -> None:
-    for factor in (layer.lora_A, layer.lora_B):
-        if factor is not None:
-            factor.requires_grad_(True)
-
-
-def _dense_layer(layer: QuantizedLinear, weight: Tensor) -> nn.Module:
+def _dense_layer(layer: FrozenLinear, weight: Tensor) -> nn.Module:
     if layer.conv1d:
         from transformers.pytorch_utils import Conv1D  # two seconds to import
 

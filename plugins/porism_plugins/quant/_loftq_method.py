@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from porism.errors import ParameterError
-from porism.parameters import Parameter
+from porism.parameters import bind, parameters_of, validated
 from porism_plugins.quant._alternation import decompose, mixed_precision, qlora
-from porism_plugins.quant._engine import HEADS, Layer, Quantiser, chosen, quantise_linears
+from porism_plugins.quant._engine import (
+    HEADS,
+    Quantiser,
+    QuantizedLinear,
+    chosen,
+    layer_generator,
+    quantise_linears,
+)
 from porism_plugins.quant._low_rank import factors
 
-OPTIONS = (
-    Parameter("bits", float, 4.0, low=2, high=8),
-    Parameter("rank", int, 16, low=1),
-    Parameter("rounds", int, 5, low=0),
-    Parameter("keep", str, "last", choices=("last", "best")),
-    Parameter("svd", str, "auto", choices=("auto", "full", "randomised")),
-    Parameter("seed", int, 0, low=0, high=2**63 - 1),
-)
+Bits = Annotated[float, Interval(ge=2, le=8)]
+Rank = Annotated[int, Interval(ge=1)]
+Rounds = Annotated[int, Interval(ge=0)]
+Levels = Literal["normal", "uniform"]
+Scale = Literal["absmax", "moments"]
+BlockSize = Annotated[int, Interval(ge=1, le=1 << 20)]
+Keep = Literal["last", "best"]
+Svd = Literal["auto", "full", "randomised"]
+Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 
 
 def loftq(
-    model: nn.Module, /, *, bits: float = 4, rank: int = 16, rounds: int = 5, levels: str = "normal",
-    scale: str = "absmax", block_size: int = 64, mixed: bool = False, keep: str = "last", svd: str = "auto",
-    seed: int = 0, inplace: bool = False, include: Sequence[str] = ("*",), exclude: Sequence[str] = HEADS,
+    model: nn.Module, /, *, bits: Bits = 4.0, rank: Rank = 16, rounds: Rounds = 5, levels: Levels = "normal",
+    scale: Scale = "absmax", block_size: BlockSize = 64, mixed: bool = False, keep: Keep = "last", svd: Svd = "auto",
+    seed: Seed = 0, inplace: bool = False, include: Sequence[str] = ("*",), exclude: Sequence[str] = HEADS,
 ) -> nn.Module:  # fmt: skip
     """Quantise the linear layers of a model, each with trainable factors that make up for the loss (Algorithm 1).
 
@@ -76,24 +85,66 @@ def loftq(
     >>> model[0], [name for name, p in model.named_parameters() if p.requires_grad][:2]
     (QuantizedLinear(64, 64, bits=2, rank=4), ['0.lora_A', '0.lora_B'])
     """
-    for option, value in zip(OPTIONS, (bits, rank, rounds, keep, svd, seed), strict=True):
-        option.validate(value)
-    if bits != int(bits) and not mixed:
-        raise ParameterError(f"bits must be whole unless mixed, got {bits:g}")
+    options: dict[str, Any] = {
+        "bits": bits, "rank": rank, "rounds": rounds, "levels": levels, "scale": scale, "block_size": block_size,
+        "keep": keep, "svd": svd, "seed": seed,
+    }  # fmt: skip
+    bind(parameters_of(compress_layer), options)
     layers = chosen(model, include=include, exclude=exclude)
     if small := [name for name, layer in layers.items() if min(layer.weight.shape) < rank]:
         raise ParameterError(f"rank must be at most the smaller side of each matrix, got {rank}; exclude {small[0]}")
-    widths = mixed_precision(list(layers), bits) if mixed else dict.fromkeys(layers, int(bits))
-    quantisers = {b: Quantiser(b, levels, block_size, scale) for b in set(widths.values())}
-    generator = torch.Generator().manual_seed(seed)
+    _check_whole(bits, mixed=mixed)
+    widths = mixed_precision(list(layers), bits) if mixed else dict.fromkeys(layers, bits)
 
-    def fit(name: str, weight: Tensor) -> Layer:
-        if rounds == 0:
-            return qlora(weight, quantisers[widths[name]], rank, generator)
-
-        def low_rank(residual: Tensor) -> tuple[Tensor, Tensor]:
-            return factors(residual, rank, generator, svd=svd)
-
-        return decompose(weight, quantisers[widths[name]], low_rank, rounds=rounds, keep=keep).layer
+    def fit(name: str, weight: Tensor) -> nn.Module:
+        return compress_layer(name, weight, None, **options | {"bits": widths[name]})
 
     return quantise_linears(model if inplace else copy.deepcopy(model), fit, include=include, exclude=exclude)
+
+
+@validated
+def compress_layer(
+    name: str, weight: Tensor, second_moment: Tensor | None = None, *, bits: Bits = 4.0, rank: Rank = 16,
+    rounds: Rounds = 5, levels: Levels = "normal", scale: Scale = "absmax", block_size: BlockSize = 64,
+    keep: Keep = "last", svd: Svd = "auto", seed: Seed = 0,
+) -> QuantizedLinear:  # fmt: skip
+    """What :func:`loftq` makes of one matrix, without a bias.
+
+    Parameters
+    ----------
+    name
+        Of the layer; with ``seed`` it decides the random numbers.
+    weight
+        float32, shape (out, in).
+    second_moment
+        Not needed.
+    bits, rank, rounds, levels, scale, block_size, keep, svd, seed
+        Of :func:`loftq`; without its ``mixed``, where widths depend on all layers.
+
+    Raises
+    ------
+    ParameterError
+        If an option is out of its range, or the matrix is smaller than the rank.
+
+    Examples
+    --------
+    >>> import torch
+    >>> compress_layer("0", torch.ones(64, 32), bits=2, rank=4).nbytes()  # 512 of codes, 128 of scales, 1536 of factors
+    2176
+    """
+    _check_whole(bits, mixed=False)
+    if min(weight.shape) < rank:
+        raise ParameterError(f"rank must be at most the smaller side of each matrix, got {rank}; exclude {name}")
+    quantiser, generator = Quantiser(int(bits), levels, block_size, scale), layer_generator(seed, name)
+
+    def low_rank(residual: Tensor) -> tuple[Tensor, Tensor]:
+        return factors(residual, rank, generator, svd=svd)
+
+    if rounds == 0:
+        return QuantizedLinear.of(qlora(weight, quantiser, rank, generator))
+    return QuantizedLinear.of(decompose(weight, quantiser, low_rank, rounds=rounds, keep=keep).layer)
+
+
+def _check_whole(bits: float, *, mixed: bool) -> None:
+    if bits != int(bits) and not mixed:
+        raise ParameterError(f"bits must be whole unless mixed, got {bits:g}")

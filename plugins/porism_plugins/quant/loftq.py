@@ -28,10 +28,11 @@ from porism import Paired, Paper, Table, always, figure, paired, proved, typical
 from porism_plugins.quant import _loftq_experiments as experiments
 from porism_plugins.quant import _loftq_figures as figures
 from porism_plugins.quant import _loftq_margins as margins
-from porism_plugins.quant._loftq_method import loftq
+from porism_plugins.quant._engine import QuantizedLinear
+from porism_plugins.quant._loftq_method import compress_layer, loftq
 from porism_plugins.quant._peft import to_peft
 
-__all__ = ["PAPER", "loftq", "to_peft"]
+__all__ = ["LAYERS", "PAPER", "compress_layer", "loftq", "to_peft"]
 
 PAPER = Paper(
     key="loftq", title="LoftQ: LoRA-Fine-Tuning-Aware Quantization for Large Language Models",
@@ -39,6 +40,7 @@ PAPER = Paper(
     year=2024, ref="arXiv:2310.08659", kinds=("compressor", "adapter"), family="quant", needs=("torch",),
     tags=("quantisation", "low rank", "LoRA"), method="loftq",
 )  # fmt: skip
+LAYERS = (QuantizedLinear,)
 
 Side = Annotated[int, Interval(ge=1, le=48)]
 Bits = Annotated[int, Interval(ge=2, le=8)]
