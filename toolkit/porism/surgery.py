@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from porism.errors import ParameterError, did_you_mean
 
+# Output heads, as transformers names them: papers leave them alone.
+HEADS = ("lm_head", "embed_out", "classifier", "score", "qa_outputs")
 # How many names an error lists.
 _SHOWN = 12
 

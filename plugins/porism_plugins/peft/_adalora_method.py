@@ -11,8 +11,8 @@ from torch import nn
 
 from porism.errors import ParameterError
 from porism.parameters import Parameter
-from porism.surgery import matrix
-from porism_plugins.peft._engine import HEADS, Adapter, adapt
+from porism.surgery import HEADS, matrix
+from porism_plugins.peft._engine import Adapter, adapt
 from porism_plugins.peft._svd import SVDLinear
 
 Rank = Annotated[int, Interval(ge=1, le=1_000_000)]

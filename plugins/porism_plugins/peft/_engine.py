@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from porism.errors import ParameterError
-from porism.surgery import linear_layers, matrix, replace, set_matrix
-
-# Output heads, which the papers leave alone.
-HEADS = ("lm_head", "embed_out", "classifier", "score", "qa_outputs")
+from porism.surgery import HEADS, linear_layers, matrix, replace, set_matrix
 
 
 class Adapter(nn.Module):

@@ -19,7 +19,7 @@ from porism.errors import ParameterError
 from porism.parameters import Parameter
 from porism.surgery import input_statistics, linear_layers, matrix
 from porism_plugins.prune import _structured as structured_
-from porism_plugins.prune._masks import Scope, apply_masks, check_remaining, masks_of
+from porism_plugins.prune._masks import Scope, Unit, apply_masks, check_remaining, line_masks, masks_of
 
 State = dict[str, Tensor]
 
@@ -52,6 +52,40 @@ def cubic(step: int, total_steps: int, *, warmup: int, cooldown: int, remaining:
         return remaining
     left = 1 - (step - warmup) / (total_steps - warmup - cooldown)
     return remaining + (initial - remaining) * left**3
+
+
+def schedule(
+    total_steps: int, *, warmup: int | None = None, cooldown: int | None = None, interval: int = 10
+) -> tuple[int, int]:
+    """Steps before the first mask and with the final share, see :class:`Pruner`, or a :class:`ParameterError`.
+
+    Examples
+    --------
+    >>> schedule(1000)
+    (55, 275)
+    """
+    warmup = max(2 * interval, round(0.055 * total_steps)) if warmup is None else warmup
+    cooldown = round(0.275 * total_steps) if cooldown is None else cooldown
+    for name, value, low in (("total_steps", total_steps, 1), ("interval", interval, 1), ("warmup", warmup, 0),
+                             ("cooldown", cooldown, 0)):  # fmt: skip
+        Parameter(name, int, low, low=low).validate(value)
+    if warmup + cooldown >= total_steps:
+        raise ParameterError(
+            f"warmup and cooldown must be less than total_steps {total_steps} together, got {warmup} + {cooldown}"
+        )
+    return warmup, cooldown
+
+
+def trained_layers(
+    model: nn.Module, *, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> dict[str, nn.Module]:
+    """Those of :func:`porism.surgery.linear_layers` that gradients reach; a frozen one that is named is an error."""
+    found = linear_layers(model, include=include, exclude=exclude)
+    layers = {name: layer for name, layer in found.items() if layer.weight.requires_grad}
+    if not layers or (list(include) != ["*"] and len(layers) < len(found)):
+        frozen = ", ".join(name for name in found if name not in layers)
+        raise ParameterError(f"{frozen}: frozen, so that no gradient says what its weights are worth; exclude it")
+    return layers
 
 
 def hold_zeros(model: nn.Module, *, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> nn.Module:
@@ -89,6 +123,9 @@ class Pruner:
         Steps between masks.
     scope
         Whether matrices compete with one another; ``"row"`` prunes within each row.
+    unit
+        What competes: single weights, or whole rows or columns by their mean score, over all matrices. These stay
+        matrices of the same shape with lines of zeros, see :func:`porism_plugins.prune._masks.line_masks`.
     structured
         Prune whole channels and attention heads, which :meth:`finish` takes out: see ``_structured.py``.
     include, exclude
@@ -117,28 +154,20 @@ class Pruner:
     def __init__(
         self, model: nn.Module, criterion: Criterion, *, remaining: float, total_steps: int,
         warmup: int | None = None, cooldown: int | None = None, interval: int = 10, scope: Scope = "global",
-        structured: bool = False, include: Sequence[str] = ("*",), exclude: Sequence[str] = (),
+        unit: Unit = "weight", structured: bool = False, include: Sequence[str] = ("*",), exclude: Sequence[str] = (),
     ) -> None:  # fmt: skip
         check_remaining(remaining)
         if scope not in ("global", "layer", "row"):
             raise ParameterError(f"scope must be 'global', 'layer' or 'row', got {scope!r}")
-        warmup = max(2 * interval, round(0.055 * total_steps)) if warmup is None else warmup
-        cooldown = round(0.275 * total_steps) if cooldown is None else cooldown
-        for name, value, low in (("total_steps", total_steps, 1), ("interval", interval, 1), ("warmup", warmup, 0),
-                                 ("cooldown", cooldown, 0)):  # fmt: skip
-            Parameter(name, int, low, low=low).validate(value)
-        if warmup + cooldown >= total_steps:
-            raise ParameterError(
-                f"warmup and cooldown must be less than total_steps {total_steps} together, got {warmup} + {cooldown}"
-            )
-        found = linear_layers(model, include=include, exclude=exclude)
-        self.layers = {name: layer for name, layer in found.items() if layer.weight.requires_grad}
-        if not self.layers or (list(include) != ["*"] and len(self.layers) < len(found)):
-            frozen = ", ".join(name for name in found if name not in self.layers)
-            raise ParameterError(f"{frozen}: frozen, so that no gradient says what its weights are worth; exclude it")
+        if unit not in ("weight", "row", "column"):
+            raise ParameterError(f"unit must be 'weight', 'row' or 'column', got {unit!r}")
+        if unit != "weight" and (structured or scope != "global"):
+            raise ParameterError(f"unit={unit!r} goes with scope='global' and without structured only")
+        self.warmup, self.cooldown = schedule(total_steps, warmup=warmup, cooldown=cooldown, interval=interval)
+        self.layers = trained_layers(model, include=include, exclude=exclude)
         self.blocks = structured_.blocks_of(model, self.layers) if structured else []
         self.model, self.criterion, self.remaining, self.total_steps = model, criterion, remaining, total_steps
-        self.warmup, self.cooldown, self.interval, self.scope = warmup, cooldown, interval, scope
+        self.interval, self.scope, self.unit = interval, scope, unit
         self.steps = 0
         self.state: dict[str, State] = {}
 
@@ -177,7 +206,9 @@ class Pruner:
         if not scores:
             raise ParameterError("no gradient has reached a layer to prune; call pruner.step() after loss.backward()")
         if not self.blocks:
-            apply_masks(self.layers, masks_of(scores, remaining, self.scope))
+            whole = self.unit == "weight"
+            masks = masks_of(scores, remaining, self.scope) if whole else line_masks(scores, remaining, self.unit)
+            apply_masks(self.layers, masks)
             return {}
         groups = structured_.group_masks(self.blocks, scores, remaining)
         apply_masks(self.layers, structured_.weight_masks(self.blocks, self.layers, groups))

@@ -15,6 +15,7 @@ from porism.parameters import Parameter
 from porism.surgery import matrix
 
 Scope = Literal["global", "layer", "row"]
+Unit = Literal["weight", "row", "column"]
 
 _REMAINING = Parameter("remaining", float, 1.0, low=0.0, low_open=True, high=1.0)
 # Above this many numbers a threshold is looked for between two quantiles of a sample.
@@ -116,6 +117,34 @@ def _largest_in_rows(scores: Tensor, kept: int) -> Tensor:
     mask, ties = scores > threshold, scores == threshold
     missing = kept - mask.sum(1, keepdim=True)
     return mask | (ties & (ties.cumsum(1) <= missing))
+
+
+def line_masks(scores: Mapping[str, Tensor], remaining: float, unit: Unit = "row") -> dict[str, Tensor]:
+    """Masks of whole rows or columns that compete over all matrices by the mean score of their weights.
+
+    From the largest mean down lines stay as long as they fit: no more than floor(remaining N) of the N weights, and
+    fewer by less than the line at which that ended. Of equal lines those that come first stay.
+
+    Examples
+    --------
+    >>> masks = line_masks({"a": torch.tensor([[4.0, 1.0], [3.0, 3.0]]), "b": torch.tensor([[2.0], [5.0]])}, 0.5)
+    >>> [mask[:, 0].tolist() for mask in masks.values()]
+    [[False, True], [False, True]]
+    """
+    axis = 1 if unit == "row" else 0
+    means = [s.mean(axis, dtype=torch.promote_types(s.dtype, torch.float32)) for s in scores.values()]
+    flat = torch.cat([mean.to(means[0].device) for mean in means])
+    if bool(flat.isnan().any()):
+        raise ParameterError("scores are NaN; weights or gradients are not finite")
+    lengths = torch.cat([torch.full((len(m),), s.shape[axis]) for m, s in zip(means, scores.values(), strict=True)])
+    order = flat.argsort(descending=True, stable=True).cpu()
+    budget = math.floor(Fraction(repr(float(remaining))) * sum(score.numel() for score in scores.values()))
+    stays = torch.zeros(len(lengths), dtype=torch.bool)
+    stays[order[lengths[order].cumsum(0) <= budget]] = True
+    parts = stays.split([len(mean) for mean in means])
+    return {
+        n: part.to(s.device).unsqueeze(axis).expand_as(s) for (n, s), part in zip(scores.items(), parts, strict=True)
+    }
 
 
 @torch.no_grad()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from porism.errors import ParameterError
-from porism.surgery import call
+from porism.surgery import call, evaluating
 from porism_plugins.prune._engine import Pruner
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -57,7 +56,8 @@ def finetune(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adamax(trained, lr=learning_rate)
     devices = sorted({parameter.device.index for parameter in trained if parameter.is_cuda})
-    with torch.random.fork_rng(devices=devices), _training(model):
+    with torch.random.fork_rng(devices=devices), evaluating(model):  # which puts each module's own mode back
+        model.train()
         torch.manual_seed(seed)
         for batch in itertools.islice(itertools.cycle(batches), pruner.total_steps - pruner.steps):
             optimizer.zero_grad()
@@ -69,15 +69,3 @@ def finetune(
             pruner.step()
     optimizer.zero_grad()
     return pruner.finish()
-
-
-@contextlib.contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode for every module in the block, each put back to its own mode after."""
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -22,17 +22,14 @@ from torch.nn import functional as F
 
 from porism.errors import ParameterError
 from porism.seeds import derive_seed
-from porism.surgery import linear_layers, matrix, replace, set_matrix
+from porism.surgery import HEADS, linear_layers, matrix, replace, set_matrix
 from porism_plugins.quant._frozen import FrozenLinear
 from porism_plugins.quant._quantisers import Quantised, Quantiser
 
 __all__ = [
-    "HEADS", "FrozenLinear", "Layer", "Quantised", "Quantiser", "QuantizedLinear", "compress_linears",
+    "FrozenLinear", "Layer", "Quantised", "Quantiser", "QuantizedLinear", "compress_linears",
     "quantise_linears",
 ]  # fmt: skip
-
-# Output heads, which the papers leave alone.
-HEADS = ("lm_head", "embed_out", "classifier", "score", "qa_outputs")
 
 
 class Layer(NamedTuple):

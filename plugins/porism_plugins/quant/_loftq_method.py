@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from porism.errors import ParameterError
 from porism.parameters import bind, parameters_of, validated
+from porism.surgery import HEADS
 from porism_plugins.quant._alternation import decompose, mixed_precision, qlora
 from porism_plugins.quant._engine import (
-    HEADS,
     Quantiser,
     QuantizedLinear,
     chosen,

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from porism.surgery import input_statistics
+from porism.surgery import HEADS, input_statistics
 from porism.testbeds import corpus, digits, perplexity, tiny_llama, torch_generator, windows
 from porism_plugins.quant import _nowag_method as method
 from porism_plugins.quant import _nowag_normalise as nw
 from porism_plugins.quant._codebooks import Points, weighted_kmeans
-from porism_plugins.quant._engine import HEADS, Quantiser, QuantizedLinear, chosen, compress_linears
 from porism_plugins.quant._engine import Layer as Parts
+from porism_plugins.quant._engine import Quantiser, QuantizedLinear, chosen, compress_linears
 
 # Rounds of k-means, for every arm alike.
 ROUNDS = 40

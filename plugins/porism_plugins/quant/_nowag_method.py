@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from porism.errors import ParameterError
 from porism.parameters import bind, parameters_of, validated
-from porism.surgery import input_statistics, matrix
+from porism.surgery import HEADS, input_statistics, matrix
 from porism_plugins.quant import _nowag_normalise as nw
 from porism_plugins.quant._codebooks import CodebookLinear, Init, Points, weighted_kmeans
-from porism_plugins.quant._engine import HEADS, chosen, compress_linears, layer_generator
+from porism_plugins.quant._engine import chosen, compress_linears, layer_generator
 
 Mode = Literal["vq", "prune"]
 Bits = Annotated[int, Interval(ge=1, le=8)]
