@@ -23,6 +23,7 @@ COMMANDS = {
     "figure": "Regenerate figures: table, SVG and PNG.",
     "run": "Run a simulator, a demo, or one case of a claim.",
     "sweep": "Run a simulator or a claim over a grid, on this machine or a cluster.",
+    "compress": "Compress a model of your own by a published method, measured and verified.",
     "report": "Write the static HTML report.",
     "new": "Start a package of your own with one paper in it.",
     "doctor": "Look at the environment and at broken plugins.",

@@ -70,6 +70,45 @@ class Compressor(Protocol):
 
 
 @runtime_checkable
+class LayerCompressor(Protocol):
+    """``compress_layer`` in the file of a compressor that decides layer by layer and trains nothing.
+
+    ``porism compress`` calls it on one layer of a checkpoint after the other. The options are the method's own, but for
+    the model, the calibration, the patterns and ``inplace``. The method calls it too, so that both give the same bits.
+    """
+
+    def __call__(self, name: str, weight: Tensor, second_moment: Tensor | None, /, **options: Any) -> nn.Module:
+        """Return what takes the place of a layer, without a bias: a ``nn.Linear``, or one of the file's ``LAYERS``.
+
+        ``weight`` is float32 of shape (out, in); ``second_moment`` is the mean of x_j^2 over the calibration's tokens,
+        float32 of shape (in,), or None where there is no calibration.
+        """
+        ...
+
+
+@runtime_checkable
+class CompressedLayer(Protocol):
+    """A class in ``LAYERS`` of a compressor's file: a module that takes the place of an ordinary linear layer.
+
+    It also has ``in_features``, ``out_features``, ``bias``, ``state_dict`` and ``load_state_dict``, and a property
+    ``weight``, the matrix (out, in) that it multiplies by. Its class method
+    ``from_options(in_features, out_features, *, device=None, **options)`` builds an empty one.
+    """
+
+    def options(self) -> dict[str, Any]:
+        """What, beside the state, rebuilds it; JSON can hold it, with ``bias``, ``dtype`` and ``conv1d`` among it."""
+        ...
+
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        ...
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to x of shape (..., in_features)."""
+        ...
+
+
+@runtime_checkable
 class Adapter(Protocol):
     """A function that leaves a torch module with few trainable parameters."""
 
