@@ -249,7 +249,7 @@ def test_layer_by_layer_gives_the_bits_of_the_whole_model(
     streamed = compress(folder, toy, tmp_path / "streamed", memory=1000, **options)
     assert (whole["streamed"], streamed["streamed"]) == (False, True)
     assert same(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "streamed"))
-    for name in ("quality", "numbers", "nonzeros", "bytes", "flops", "layers"):
+    for name in ("quality", "parameters", "nonzeros", "bytes", "flops", "layers"):
         assert whole[name] == streamed[name], name
     assert (tmp_path / "whole/porism.json").read_text() == (tmp_path / "streamed/porism.json").read_text()
 

@@ -124,7 +124,7 @@ def _flags_of(key: str, taken: set[str]) -> list[click.Parameter]:
                 f"{key} has an option {flag}, which porism compress keeps for itself; call it from Python"
             )
         default = "none" if parameter.name in method.optional else str(parameter.default)
-        about = f"{parameter.doc.rstrip('.')}; " * bool(parameter.doc)
+        about = f"{parameter.doc.replace("``", "").rstrip('.')}; " * bool(parameter.doc)
         bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parameter.type is bool else {}
         flags.append(
             click.Option(
@@ -144,7 +144,7 @@ def _summary(report: dict[str, Any]) -> list[str]:
         return f"{name}\t{before}\t{after}" + (f"\t{percent(ratio)}" if ratio is not None else "")
 
     lines = [line("", "before", "after")]
-    for name, how in (("bytes", size), ("numbers", count), ("nonzeros", count), ("flops", count)):
+    for name, how in (("bytes", size), ("parameters", count), ("nonzeros", count), ("flops", count)):
         pair = report[name]
         ratio = pair["after"] / pair["before"] if pair["before"] else None
         lines.append(line(name, how(pair["before"]), how(pair["after"]), ratio))

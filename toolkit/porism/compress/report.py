@@ -31,7 +31,7 @@ def layer_row(name: str, before: Tensor, after: Any) -> dict[str, Any]:
         "shape_after": list(weight.shape),
         "bytes_before": before.numel() * before.element_size() + bias,
         "bytes_after": sum(tensor.nbytes for tensor in after.state_dict().values()),
-        "numbers": numbers,
+        "parameters": numbers,
         "nonzeros": nonzeros,
         "error": error,
     }

@@ -207,7 +207,7 @@ def _report(
                     **job.options},
         "patterns": job.patterns,
         "bytes": {"before": before, "after": after},
-        "numbers": {"before": outcome.totals["before"][0], "after": outcome.totals["after"][0]},
+        "parameters": {"before": outcome.totals["before"][0], "after": outcome.totals["after"][0]},
         "nonzeros": {"before": outcome.totals["before"][1], "after": outcome.totals["after"][1]},
         **outcome.costs,
         "quality": {
