@@ -78,6 +78,12 @@ class Parameter:
             text += f", a multiple of {number(self.multiple_of)}"
         return text
 
+    @property
+    def help_text(self) -> str:
+        """What it means, as far as that is written down, without markup, and its range."""
+        meaning = self.doc.replace("``", "").rstrip(".")
+        return f"{meaning}; {self.range_text}" if meaning else self.range_text
+
     def validate(self, value: Any) -> Value:
         """Return ``value`` in the parameter's own type, or raise :class:`ParameterError` naming it.
 

@@ -92,8 +92,7 @@ def parse_flags(name: str, parameters: Mapping[str, Any], arguments: Sequence[st
             [f"--{parameter.name.replace('_', '-')}", parameter.name],
             type=_Ranged(parameter),
             default=parameter.default,
-            help=f"{parameter.doc.rstrip('.')}; " * bool(parameter.doc)
-            + f"{parameter.range_text} (default {parameter.default})",
+            help=f"{parameter.help_text} (default {parameter.default})",
         )
         for parameter in parameters.values()
     ]

@@ -124,13 +124,12 @@ def _flags_of(key: str, taken: set[str]) -> list[click.Parameter]:
                 f"{key} has an option {flag}, which porism compress keeps for itself; call it from Python"
             )
         default = "none" if parameter.name in method.optional else str(parameter.default)
-        about = f"{parameter.doc.replace("``", "").rstrip('.')}; " * bool(parameter.doc)
         bare: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if parameter.type is bool else {}
         flags.append(
             click.Option(
                 [flag, f"{_PREFIX}{parameter.name}"],
                 type=_Ranged(parameter),
-                help=f"{about}{parameter.range_text} (default {default})",
+                help=f"{parameter.help_text} (default {default})",
                 **bare,
             )
         )
