@@ -47,6 +47,13 @@ benchmark: $(STAMP) ## Ratios to a baseline in the same run
 	@$(BIN)/python tests/benchmarks/robust_mdp.py
 	@$(BIN)/python tests/benchmarks/mathematics.py large_steps
 	@$(BIN)/python tests/benchmarks/manifold_scores.py
+	@$(BIN)/python tests/benchmarks/adapters.py
+	@$(BIN)/python tests/benchmarks/kvcache.py
+	@$(BIN)/python tests/benchmarks/low_rank_sparse.py
+	@$(BIN)/python tests/benchmarks/optimizers.py
+	@$(BIN)/python tests/benchmarks/pruning.py
+	@$(BIN)/python tests/benchmarks/quantisation.py
+	@$(BIN)/python tests/benchmarks/vector_quantisation.py
 
 clean: ## Remove what make and porism wrote here
 	rm -rf $(VENV) .porism report figures .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """A training step of adalora beside peft's AdaLoRA, plain LoRA and full fine-tuning; what freeing the triplets saves.
 
-Run by hand: ``OMP_NUM_THREADS=1 PYTHONPATH=tests/benchmarks python tests/benchmarks/adapters.py``.
+Run by hand: ``OMP_NUM_THREADS=1 python tests/benchmarks/adapters.py``.
 """
 
 from __future__ import annotations

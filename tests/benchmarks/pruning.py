@@ -1,6 +1,6 @@
 """Masks, the steps of a pruner and structured pruning beside torch.nn.utils.prune and plain training.
 
-Run by hand: ``PYTHONPATH=tests/benchmarks python tests/benchmarks/pruning.py``.
+Run by hand: ``python tests/benchmarks/pruning.py``.
 """
 
 from __future__ import annotations

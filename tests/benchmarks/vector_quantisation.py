@@ -1,6 +1,6 @@
 """A round of weighted k-means beside scikit-learn's, decoding beside a dense layer, the peak of memory, bytes on disk.
 
-python tests/benchmarks/nowag.py
+python tests/benchmarks/vector_quantisation.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Layers of factors and rows beside dense ones, and a small Llama before and after, each in turn in one process.
 
-Run by hand: ``PYTHONPATH=tests/benchmarks python tests/benchmarks/losparse.py``.
+Run by hand: ``python tests/benchmarks/low_rank_sparse.py``.
 """
 
 from __future__ import annotations
