@@ -401,6 +401,31 @@ def test_every_installed_compressor_on_a_llama(tmp_path: Path, story: Path, key:
         assert same(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "streamed"))
 
 
+def test_text_goes_through_the_checkpoints_own_tokenizer(tmp_path: Path, toy: str, story: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    from porism.testbeds.language import ALPHABET
+
+    folder = llama(tmp_path / "llama")
+    plain = compress(folder, toy, tmp_path / "plain", calibrate=story, window=64)
+    backwards = {character: number for number, character in enumerate(reversed(ALPHABET))}
+    tokenizer = Tokenizer(models.BPE(vocab=backwards, merges=[]))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    other = compress(folder, toy, tmp_path / "other", calibrate=story, window=64)
+    assert other["data"] == plain["data"]
+    assert other["quality"]["before"] != plain["quality"]["before"]  # the same text in other tokens
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "other", local_files_only=True)
+    assert again("ab")["input_ids"] == [backwards["a"], backwards["b"]]
+    assert not (tmp_path / "plain" / "tokenizer.json").exists()
+
+
+def test_a_tokenizer_that_is_damaged_is_named(tmp_path: Path, toy: str, story: Path) -> None:
+    folder = llama(tmp_path / "llama")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(PorismError, match=r"the tokenizer of .*llama cannot be loaded"):
+        compress(folder, toy, tmp_path / "out", calibrate=story)
+
+
 def test_conv1d_layers(tmp_path: Path, toy: str, story: Path) -> None:
     config = transformers.GPT2Config(
         vocab_size=96, n_embd=32, n_layer=1, n_head=4, n_positions=128, bos_token_id=None, eos_token_id=None
@@ -763,9 +788,9 @@ def test_folders_are_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     if not exchange:
         monkeypatch.setattr(output.ctypes, "CDLL", lambda *a, **k: object())
     for content in ("old", "new"):
-        with output.staged(tmp_path / "out") as staging:
-            (staging / "x").write_text(content)
-    assert (tmp_path / "out/x").read_text() == "new"
+        with output.staged(tmp_path / "out", overwrite=True) as staging:
+            (staging / "porism.json").write_text(content)
+    assert (tmp_path / "out/porism.json").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -773,11 +798,23 @@ def test_leavings_of_killed_runs_are_removed_but_not_those_of_living_ones(tmp_pa
     left = tmp_path / ".out.porism-abc"
     left.mkdir()
     (left / "half").write_text("x")
-    with output.staged(tmp_path / "out") as first:
+    with output.staged(tmp_path / "out", overwrite=True) as first:
         assert not left.exists()
-        with output.staged(tmp_path / "out") as second:
+        with output.staged(tmp_path / "out", overwrite=True) as second:
             assert first.exists() and first != second
+            (second / "porism.json").write_text("{}")
     assert (tmp_path / "out").is_dir()
+
+
+def test_of_two_runs_at_once_the_second_to_end_replaces_nothing(tmp_path: Path) -> None:
+    late = output.staged(tmp_path / "out", overwrite=False)
+    (late.__enter__() / "porism.json").write_text("[]")
+    with output.staged(tmp_path / "out", overwrite=False) as early:
+        (early / "porism.json").write_text("{}")
+    with pytest.raises(PorismError, match="out exists; choose another name"):
+        late.__exit__(None, None, None)
+    assert (tmp_path / "out" / "porism.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, toy: str, story: Path) -> None:

@@ -122,4 +122,4 @@ def _largest(rows: Tensor, kept: int) -> Tensor:
     threshold = rows.kthvalue(rows.shape[1] - kept + 1, dim=1, keepdim=True).values
     above, equal = rows > threshold, rows == threshold
     missing = kept - above.sum(1, keepdim=True)
-    return above | (equal & (equal.cumsum(1) <= missing))
+    return above | (equal & (equal.cumsum(1, dtype=torch.int32) <= missing))

@@ -38,10 +38,15 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def staged(path: Path) -> Iterator[Path]:
+def staged(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside ``path`` that takes its name when the block ends well, and is removed when it does not.
 
     What runs that were killed left there is removed first; a run that still goes on holds a lock on its own.
+
+    Raises
+    ------
+    PorismError
+        If another run has taken the name meanwhile, and ``overwrite`` is false.
     """
     path = path.absolute()
     with writing(path):
@@ -52,6 +57,7 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield staging
+        check_output(path, overwrite=overwrite)
         with writing(path):
             _publish(staging, path)
     finally:

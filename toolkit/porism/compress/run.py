@@ -94,7 +94,7 @@ def compress(
     start = time.perf_counter()
     if streaming:
         give_back_freed_memory()
-    with staged(output) as staging, torch.no_grad() if streaming else nullcontext():
+    with staged(output, overwrite=overwrite) as staging, torch.no_grad() if streaming else nullcontext():
         before, read_before = _before(job, streaming)
         calibration, judged = _data(job, before, calibrate, evaluate, window=window, samples=samples)
         if streaming:
