@@ -28,7 +28,7 @@ demo: $(STAMP) ## Check two papers, draw the figures of all, write the HTML repo
 
 test: $(STAMP) ## The tests, under ten minutes on two cores
 	@echo "==> Running the tests (what is marked slow is left out; make test-all runs it)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not slow'
 
 test-all: $(STAMP) ## All tests, the slow ones too
 	@echo "==> Running all tests"

@@ -50,7 +50,9 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["loss", "simulator", pytest.param("estimator", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["simulator", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("loss", "estimator"))]
+)
 def test_a_package_from_nothing(environment: Environment, kind: str) -> None:
     pytest.importorskip("hatchling", reason="builds the new package: pip install 'porism[test]'")
     before = environment.keys()

@@ -86,6 +86,7 @@ def test_llama_reads_unseen_text_a_bit_better_than_bigrams():
     assert written.shape == (1, 28)
 
 
+@pytest.mark.slow
 def test_vit_reads_unseen_digits():
     data = digits(np.random.default_rng(0), train=1200, validation=100)
     model = tiny_vit(data.x_train, data.y_train)

@@ -55,7 +55,6 @@ class _Command(click.Command):
 @click.command(
     "compress",
     cls=_Command,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress a model of your own by a published method, measured and verified. "
     "Example: porism compress ./my-llama --with loftq --bits 4 --calibrate text.txt -o small. "

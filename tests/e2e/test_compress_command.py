@@ -95,6 +95,7 @@ def large(
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_larger_than_the_memory_limit(tmp_path: Path) -> None:
     found = large(tmp_path, "nowag", {"mode": "prune"}, hidden=640, layers=12, dtype="float32", room=64_000_000)
     assert found["size"] > 3 * 64_000_000 and found["streamed"] and found["layers"] == 84
