@@ -48,6 +48,7 @@ benchmark: $(STAMP) ## Ratios to a baseline in the same run
 	@$(BIN)/python tests/benchmarks/mathematics.py large_steps
 	@$(BIN)/python tests/benchmarks/manifold_scores.py
 	@$(BIN)/python tests/benchmarks/adapters.py
+	@$(BIN)/python tests/benchmarks/decoding.py
 	@$(BIN)/python tests/benchmarks/kvcache.py
 	@$(BIN)/python tests/benchmarks/low_rank_sparse.py
 	@$(BIN)/python tests/benchmarks/optimizers.py
