@@ -54,6 +54,7 @@ benchmark: $(STAMP) ## Ratios to a baseline in the same run
 	@$(BIN)/python tests/benchmarks/optimizers.py
 	@$(BIN)/python tests/benchmarks/pruning.py
 	@$(BIN)/python tests/benchmarks/quantisation.py
+	@$(BIN)/python tests/benchmarks/tuning.py
 	@$(BIN)/python tests/benchmarks/vector_quantisation.py
 
 clean: ## Remove what make and porism wrote here

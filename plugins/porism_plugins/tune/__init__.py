@@ -1,0 +1,1 @@
+"""Tuning: losses that fine-tune language models beyond the likelihood of the next token."""
