@@ -13,6 +13,7 @@ from porism.testing import Check, papers_in, parametrize_with_checks
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {}
 # Replicates of these kinds train models: what runs them is left to `make test-all`.
 TRAINING = frozenset({"adapter", "cache", "compressor", "optimizer"})
+TRAINING_TOO = frozenset({"tempnet"})
 RUNNING = (
     "check_replicate",
     "check_same_seed",
@@ -32,7 +33,8 @@ def _slow(parameter: Any) -> bool:
     key, check = parameter.values
     if check.name in TWICE:
         return True
-    return check.name.startswith(RUNNING) and not TRAINING.isdisjoint(listing().entries[key].paper.kinds)
+    trains = key in TRAINING_TOO or not TRAINING.isdisjoint(listing().entries[key].paper.kinds)
+    return trains and check.name.startswith(RUNNING)
 
 
 @pytest.mark.parametrize(
