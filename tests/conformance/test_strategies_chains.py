@@ -95,6 +95,7 @@ def test_simplest_doubly_stochastic_matrices() -> None:
     assert {*cycle.ravel()} == {0, 1}
 
 
+@pytest.mark.slow
 def test_chains_reach_their_corners() -> None:
     whole = stochastic_matrices(rows=3)
     np.testing.assert_array_equal(find(whole, lambda x: (np.sort(x) == [0, 0, 1]).all()), [[1, 0, 0]] * 3)
@@ -136,6 +137,7 @@ def test_simulators_take_what_is_drawn(drawn: FiniteMDP, nature: UncertaintySet)
     assert planning.robust_q(mdp, uncertainty.Uncertainty(*nature), np.zeros(mdp.shape[0])).shape == mdp.shape
 
 
+@pytest.mark.slow
 def test_mdps_reach_their_corners() -> None:
     simplest = find(mdps(), lambda drawn: True)
     assert [x.tolist() for x in (simplest.transitions, simplest.rewards, simplest.start)] == [[[[1]]], [[0]], [1]]

@@ -163,7 +163,7 @@ def test_importing_is_not_charged_to_a_claim(tmp_path: Path) -> None:
 
 
 def test_a_late_answer_is_not_taken_for_that_of_another_replicate(tmp_path: Path) -> None:
-    body = sampled("if rng.random() < 0.3: time.sleep(1)\nreturn rng.random()", ", time_limit=0.5")
+    body = sampled("if rng.random() < 0.3: time.sleep(0.4)\nreturn rng.random()", ", time_limit=0.2")
     verdicts_of(subject_of(tmp_path, body))
     lines = [line for shard in (home() / "records" / "made").iterdir() for line in shard.read_text().splitlines()]
     replicates = [(r["arm"], r["case"]) for r in map(json.loads, lines)]

@@ -242,9 +242,9 @@ def without_override() -> None:
     ("place", "mode"),
     [
         ("", 0o500),
-        ("records/steady", 0o000),
         ("verdicts", 0o500),
-        ("verdicts", 0o000),
+        pytest.param("records/steady", 0o000, marks=pytest.mark.slow),
+        pytest.param("verdicts", 0o000, marks=pytest.mark.slow),
     ],
 )
 def test_a_folder_that_may_not_be_used_is_one_line(

@@ -74,6 +74,7 @@ def bigram_bits(train: np.ndarray, test: np.ndarray) -> float:
     return float(-np.log2((counts / counts.sum(1, keepdims=True))[test[:-1], test[1:]]).mean())
 
 
+@pytest.mark.slow
 def test_llama_reads_unseen_text_a_bit_better_than_bigrams():
     """Its real training: half a minute, once for all tests that use it."""
     text = corpus(np.random.default_rng(0))
