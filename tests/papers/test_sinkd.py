@@ -30,7 +30,12 @@ from scipy.optimize import linear_sum_assignment
 from porism.errors import ParameterError
 from porism.seeds import generator
 from porism.testing import strategies
+from porism.transport import sinkhorn
 from porism_plugins.distill import _engine as engine
+from porism_plugins.distill import _losses as losses
+from porism_plugins.distill import _sinkd_experiments as measure
+from porism_plugins.distill import _sinkd_mixture as mixture
+from porism_plugins.distill import _sinkd_models as models
 from porism_plugins.distill import sinkd
 from porism_plugins.distill.sinkd import SinKDLoss
 
@@ -256,9 +261,126 @@ def test_bad_options_are_named(options):
         SinKDLoss(**options)
 
 
-def test_groups_must_divide_the_samples():
+@pytest.mark.parametrize("group_size", [1, 2, 4, 5, 6, 100])
+def test_what_is_left_of_the_groups_is_a_smaller_group(group_size):
+    student, teacher = logits(6, 3)
+    parts = zip(student.split(group_size), teacher.split(group_size), strict=True)
+    expected = sum(SinKDLoss(reduction="sum")(*part) for part in parts) / 6
+    torch.testing.assert_close(SinKDLoss(group_size=group_size)(student, teacher), expected)
+
+
+def test_a_cost_matrix_needs_whole_groups():
     with pytest.raises(ParameterError, match="group_size must divide the number of samples 6, got 4"):
-        SinKDLoss(group_size=4)(*logits(6, 3))
+        SinKDLoss(group_size=4).cost(*logits(6, 3))
+
+
+@pytest.mark.parametrize("group_size", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
+def test_masked_tokens_change_neither_loss_nor_gradient(group_size, dtype):
+    student, teacher = logits(2, 4, 5)
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 0]]).to(dtype)
+    keep = mask.bool()
+    first, second = (student.clone().requires_grad_() for _ in range(2))
+    loss = SinKDLoss(group_size=group_size)
+    values = loss(first, teacher, mask), loss(second[keep], teacher[keep])
+    torch.testing.assert_close(*values)
+    for value in values:
+        value.backward()
+    torch.testing.assert_close(first.grad, second.grad)
+    assert not first.grad[~keep].any() and first.grad[keep].abs().sum(-1).all()
+    noise = torch.where(keep[..., None], teacher, 1e4)
+    torch.testing.assert_close(loss(student, noise, mask), values[0])
+    assert not torch.isclose(loss(student, teacher), values[0])
+
+
+def test_infinite_logits_of_padding_do_no_harm():
+    student, teacher = logits(2, 3, 5)
+    student[0, 2] = math.nan
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert SinKDLoss()(student, teacher, mask).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(2, 3), r"mask must keep a sample, got none of 6: all labels ignored"),
+        (torch.ones(2), r"mask must have shape \(2, 3\)"),
+        (torch.ones(2, 3, 5), r"mask must have shape \(2, 3\)"),
+        (torch.ones(2, 3, device="meta"), r"mask must have shape .* on cpu, got .* on meta"),
+        (torch.tensor([[1, 5, -100], [1, 2, 3]]), r"zeros and ones; of labels it is labels != -100"),
+    ],
+    ids=["all out", "too short", "one a class", "elsewhere", "labels"],
+)
+def test_bad_masks(mask, message):
+    with pytest.raises(ParameterError, match=message):
+        SinKDLoss()(*logits(2, 3, 5), mask)
+
+
+def naive_between_classes(p: np.ndarray, q: np.ndarray, cost: np.ndarray, epsilon: float, iterations: int) -> float:
+    """Sinkhorn's scalings of one sample, on K itself."""
+    plan = np.exp(-cost / epsilon)
+    for _ in range(iterations):
+        plan = plan * (p / plan.sum(1))[:, None]
+        plan = plan * (q / plan.sum(0))
+    return float((plan * cost).sum())
+
+
+@pytest.mark.parametrize("iterations", [1, 20])
+def test_sample_wise_equals_sinkhorn_sample_by_sample(iterations):
+    student, teacher = logits(4, 5)
+    cost = np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))) / 2
+    p, q = (z.div(2).softmax(-1).numpy() for z in (student, teacher))
+    expected = np.mean([naive_between_classes(a, b, cost, 0.3, iterations) for a, b in zip(p, q, strict=True)])
+    found = sinkd.sample_wise_loss(student, teacher, torch.from_numpy(cost), epsilon=0.3, iterations=iterations)
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_sample_wise_agrees_with_pot_at_convergence():
+    student, teacher = logits(3, 6)
+    cost = torch.from_numpy(np.random.default_rng(1).uniform(0, 2, size=(6, 6)))
+    found = sinkd.sample_wise_loss(student, teacher, cost, iterations=1000)
+    p, q = (z.div(2).softmax(-1).numpy() for z in (student, teacher))
+    options = {"method": "sinkhorn_log", "numItermax": 100_000, "stopThr": 1e-13}
+    plans = [ot.sinkhorn(a / a.sum(), b / b.sum(), cost.numpy(), 0.1, **options) for a, b in zip(p, q, strict=True)]
+    assert found.item() == pytest.approx(np.mean([(plan * cost.numpy()).sum() for plan in plans]), abs=1e-8)
+
+
+def test_sample_wise_at_one_price_is_groups_of_one():
+    student, teacher = logits(4, 5)
+    found = sinkd.sample_wise_loss(student, teacher, epsilon=0.1, iterations=1000)
+    torch.testing.assert_close(found, SinKDLoss(group_size=1)(student, teacher), rtol=0, atol=1e-6)
+
+
+def test_sample_wise_gradient_mask_and_bad_costs():
+    student, teacher = logits(2, 3, 4)
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]]).bool()
+    assert torch.autograd.gradcheck(
+        lambda z: sinkd.sample_wise_loss(z, teacher, None, mask, iterations=3), student.requires_grad_()
+    )
+    found = sinkd.sample_wise_loss(student, teacher.requires_grad_(), None, mask)
+    torch.testing.assert_close(found, sinkd.sample_wise_loss(student[mask], teacher[mask]))
+    found.backward()
+    assert teacher.grad is None
+    for cost in (torch.ones(3, 3), -torch.ones(4, 4), torch.full((4, 4), math.inf)):
+        with pytest.raises(ParameterError, match=r"class_cost must be \(4, 4\)"):
+            sinkd.sample_wise_loss(student, teacher, cost)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+def test_agrees_with_the_cores_transport_at_convergence(epsilon):
+    loss = SinKDLoss(epsilon=epsilon, iterations=1000)
+    cost = loss.cost(*logits(12, 7))
+    solved = sinkhorn(cost, epsilon=epsilon, iterations=100_000, tolerance=1e-12)
+    torch.testing.assert_close(loss.plan(cost) / 12, solved.plan(), rtol=0, atol=1e-9)
+
+
+def test_plugs_into_the_engine_with_labels_ignored():
+    student, teacher = (torch.nn.Linear(3, 5).double() for _ in range(2))
+    x, labels = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 3))), torch.tensor([0, 1, -100, 2, -100, 4])
+    loss = SinKDLoss(temperature=1.0)
+    terms = [engine.Task(loss=torch.nn.CrossEntropyLoss()), engine.Logits(weight=0.5, divergence=loss)]
+    found = engine.Distillation(student, teacher, terms)(x, labels=labels)
+    torch.testing.assert_close(found.parts["logits"], loss(student(x), teacher(x), labels != -100).detach())
 
 
 def test_behaves_as_a_module():
@@ -288,7 +410,7 @@ def test_mixed_objective_anneals_and_mixes():
     for progress, temperature in ((0.0, 3.0), (0.5, 2.0), (1.0, 1.0)):
         p, log_q = (teacher / temperature).softmax(-1), (student / temperature).log_softmax(-1)
         expected = 0.2 * torch.nn.functional.cross_entropy(student, labels) - 0.8 * (p * log_q).sum(-1).mean()
-        mixed = engine.mixed_objective(student, teacher, labels, progress, alpha=0.8, beta=0.5, extra=extra)
+        mixed = losses.mixed_objective(student, teacher, labels, progress, alpha=0.8, beta=0.5, extra=extra)
         torch.testing.assert_close(mixed, expected + 0.5 * extra(student, teacher))
 
 
@@ -300,32 +422,70 @@ def test_divergences():
     def kl(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a * (a / b).log()).sum(-1).mean()
 
-    torch.testing.assert_close(engine.kl_divergence(student, teacher), kl(p, q))
-    torch.testing.assert_close(engine.reverse_kl_divergence(student, teacher), kl(q, p))
-    torch.testing.assert_close(engine.js_divergence(student, teacher), (kl(p, m) + kl(q, m)) / 2)
+    torch.testing.assert_close(losses.kl_divergence(student, teacher), kl(p, q))
+    torch.testing.assert_close(losses.reverse_kl_divergence(student, teacher), kl(q, p))
+    torch.testing.assert_close(losses.js_divergence(student, teacher), (kl(p, m) + kl(q, m)) / 2)
     distance = functools.partial(torch.cdist, p=1)
     cost = distance(q, p) / 2
-    torch.testing.assert_close(engine.batch_variation(student, teacher), cost[linear_sum_assignment(cost)].mean())
+    torch.testing.assert_close(measure.batch_variation(student, teacher), cost[linear_sum_assignment(cost)].mean())
 
 
 def test_training_is_deterministic_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    runs = [engine.distil_digits(generator("t"), engine.arms("SinKD", SinKDLoss()), epochs=2) for _ in range(2)]
+    runs = [measure.distil_digits(generator("t"), measure.arms("SinKD", SinKDLoss()), epochs=2) for _ in range(2)]
     assert runs[0] == runs[1]
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_arms_share_data_teacher_and_weights():
-    plain = functools.partial(engine.mixed_objective, beta=0.0)
-    scores = engine.distil_digits(generator("t"), {"first": plain, "second": plain}, epochs=2)
+    plain = functools.partial(losses.mixed_objective, beta=0.0)
+    scores = measure.distil_digits(generator("t"), {"first": plain, "second": plain}, epochs=2)
     assert scores["first"] == scores["second"]
 
 
 def test_claims_on_one_replicate():
-    refuted = [sinkd.fewer_steps, sinkd.stronger_pull]
+    refuted = [sinkd.fewer_steps, sinkd.stronger_pull, sinkd.useful_gradient, sinkd.loses_fewer_modes]
     for claim, sign in ((sinkd.pairing_is_lost, 1), *((claim, -1) for claim in refuted)):
         effect, _ = claim.effect(claim(generator("t", claim.name), **claim.arm("main")))
         assert sign * (effect - claim.at_least) > 0, claim.name
+
+
+@pytest.mark.slow
+def test_a_student_that_can_hold_the_teacher_is_fitted_by_every_loss_of_single_samples():
+    places = torch.tensor([0.3, 0.6], dtype=torch.float64)
+    target = mixture.bump(places, torch.full_like(places, math.log(0.08)))
+    teacher = mixture.Teachers(target.log_softmax(-1), places, places)
+    for name in set(mixture.LOSSES) - {"SinKD"}:  # which may exchange the two
+        found = mixture.faults(mixture.fitted(generator("t"), target, mixture.LOSSES[name], steps=400), teacher)
+        assert found.distance < 0.1, name
+
+
+def test_mixtures_are_what_they_say():
+    teacher = mixture.teachers(generator("t"), contexts=50, separation=8.0, share=0.7)
+    masses = teacher.logits.softmax(-1)
+    torch.testing.assert_close(masses.sum(-1), torch.ones(50, dtype=torch.float64))
+    near = (mixture.POSITIONS - teacher.major[:, None]).abs() < 4 * mixture.WIDTH
+    torch.testing.assert_close((masses * near).sum(-1), torch.full((50,), 0.7, dtype=torch.float64), atol=0.01, rtol=0)
+    perfect = mixture.faults(teacher.logits, teacher)
+    assert perfect.lost == 0 and perfect.minor == pytest.approx(1) and perfect.distance == pytest.approx(0, abs=1e-9)
+    assert perfect.between < 0.06
+    collapsed = mixture.faults(mixture.bump(teacher.major, torch.full((50,), math.log(mixture.WIDTH))), teacher)
+    assert collapsed.lost == 0.5 and collapsed.minor < 0.01 and collapsed.distance == pytest.approx(0.3, abs=0.01)
+    middle = mixture.bump((teacher.major + teacher.minor) / 2, torch.full((50,), math.log(mixture.WIDTH)))
+    assert mixture.faults(middle, teacher).between > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_small_transformers_learn_from_their_teacher(kind):
+    task = models.TASKS[kind](generator("t", kind))
+    before = task.test(task.student)
+    (objective, _) = models.objectives("SinKD")
+    learned = models.distilled(generator("t", 1), task, objective)
+    assert task.test(learned) > before + 0.05
+    assert task.test(task.student) == before  # every arm starts from the same student
+    again = models.distilled(generator("t", 1), task, objective)
+    assert task.test(again) == task.test(learned)
 
 
 def test_demo():
