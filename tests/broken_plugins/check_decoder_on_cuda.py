@@ -1,0 +1,29 @@
+"""The factors stay on the CPU. Reference: arXiv:2001.00001."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+from porism import Paper, always
+from transformers import LogitsProcessor
+
+PAPER = Paper(
+    key="check_decoder_on_cuda",
+    title="A broken paper", authors=("Ada Author",), year=2020, ref="arXiv:2001.00001",
+    kinds=("decoder",), family="broken", needs=("hf",), method="Halved",
+)
+
+
+class Halved(LogitsProcessor):
+    """Scores at twice the temperature."""
+
+    def __init__(self):
+        self.factors = torch.full((1000,), 0.5)
+
+    def __call__(self, input_ids, scores):
+        return scores * self.factors.to(scores.dtype)[: scores.shape[1]]
+
+
+@always("Squares are not negative", where="Sec. 1")
+def squares(rng, *, x: Annotated[float, Interval(ge=-1, le=1)] = 0.5) -> float:
+    return x * x + 1e-9
