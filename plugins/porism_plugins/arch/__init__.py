@@ -1,0 +1,1 @@
+"""Architectures and training objectives of language models: positions, attention, long context."""
