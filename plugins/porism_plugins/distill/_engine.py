@@ -1,312 +1,335 @@
-"""What distillation papers share: losses to compete with, small networks, and the loops that train them.
+"""Distillation of any pair of torch models: what to match, through which filters, by which schedule, in which layers.
 
-Everything random comes from a :class:`numpy.random.Generator`; torch's global generator is never touched.
+>>> student, teacher = (nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3)) for width in (8, 32))
+>>> terms = [Task(), Logits(temperature=2.0), States(["1"], ["1"], weight=ramp(1.0, 0.0))]
+>>> distillation = Distillation(student, teacher, terms, example=torch.zeros(1, 4))
+>>> distillation.progress = 0.5
+>>> found = distillation(torch.ones(2, 4), labels=torch.tensor([0, 1]))
+>>> sorted(found.parts), found.output.shape
+(['logits', 'states', 'task'], torch.Size([2, 3]))
 """
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from porism.divergences import js_divergence_logits, kl_divergence_logits, tv_distance
-from porism.drawing import columns
 from porism.errors import ParameterError
-from porism.figures import Table
-from porism.metrics import accuracy
-from porism.stats import median_interval
-from porism.testbeds import digits, mlp, torch_generator
+from porism.surgery import call, evaluating
+from porism_plugins.distill._layers import capturing, device_of, match_layers, state_of, width_of
+from porism_plugins.distill._outputs import Logits, Task, shifts_labels
+from porism_plugins.distill._signals import IGNORED, Companions, Custom, Pair, Seen, Signal, Term
+from porism_plugins.distill._states import Attentions, States
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# (student logits, teacher logits) -> scalar
-LogitLoss = Callable[[Tensor, Tensor], Tensor]
-# (student logits, teacher logits, labels, progress in [0, 1]) -> scalar
-Objective = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-
-# For free logits, where nothing but the loss sets the scale of a step.
-LEARNING_RATES = (1.0, 4.0, 16.0, 64.0, 256.0)
+__all__ = [
+    "Attentions", "Custom", "Distillation", "Distilled", "Logits", "Seen", "States", "Task", "Term", "match_layers",
+    "ramp", "state_of",
+]  # fmt: skip
 
 
-def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Raise :class:`ParameterError` unless both are floating, not empty, and agree in shape and device."""
-    if student_logits.shape != teacher_logits.shape:
-        shapes = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
-        raise ParameterError(f"student_logits and teacher_logits must have one shape, got {shapes}")
-    if student_logits.device != teacher_logits.device:
-        devices = f"{student_logits.device} and {teacher_logits.device}"
-        raise ParameterError(f"student_logits and teacher_logits must be on one device, got {devices}")
-    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-        if not logits.is_floating_point():
-            raise ParameterError(f"{name} must be floating, got {logits.dtype}")
-        if logits.dim() == 0 or logits.numel() == 0:
-            raise ParameterError(f"{name} must have shape (..., classes) and not be empty, got {tuple(logits.shape)}")
+class Distilled(NamedTuple):
+    """The loss to differentiate; each term's value, detached and without its weight; the student's own output."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    output: Any
 
 
-def kl_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Forward KL(teacher || student) in nats, shape (N, C) each, averaged over the rows.
+class Distillation(Companions):
+    """A student, a frozen teacher, and what the one is to learn from the other.
 
-    Examples
-    --------
-    >>> kl_divergence(torch.zeros(1, 2), torch.tensor([[0.0, -100.0]])).item()  # log 2
-    0.6931471824645996
-    """
-    return kl_divergence_logits(teacher_logits, student_logits).mean()
-
-
-def reverse_kl_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Reverse KL(student || teacher) in nats, shape (N, C) each, averaged over the rows."""
-    return kl_divergence_logits(student_logits, teacher_logits).mean()
-
-
-def js_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats, in [0, log 2], shape (N, C) each, averaged over the rows."""
-    return js_divergence_logits(student_logits, teacher_logits).mean()
-
-
-def batch_variation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Mean total variation between two batches at their best pairing, whichever row is whose, a scalar."""
-    cost = tv_distance(student_logits.softmax(-1).unsqueeze(1), teacher_logits.softmax(-1))
-    return cost[linear_sum_assignment(cost)].mean()
-
-
-def fit(
-    model: nn.Module,
-    inputs: Tensor,
-    loss: Callable[[Tensor, Tensor, int], Tensor],
-    rng: np.random.Generator,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float = 0.01,
-) -> nn.Module:
-    """Train with Adam on ``loss(logits, rows, epoch)``, where ``rows`` says which inputs the logits belong to.
-
-    Rows are shuffled in every epoch; the last batch may be smaller.
-    """
-    generator = torch_generator(rng)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, foreach=False)
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(inputs), generator=generator).split(batch_size):
-            optimizer.zero_grad()
-            loss(model(inputs[rows]), rows, epoch).backward()
-            optimizer.step()
-    return model
-
-
-@torch.no_grad()
-def score(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Accuracy of the class with the largest logit."""
-    return accuracy(model(inputs).argmax(-1), labels)
-
-
-def random_logits(rng: np.random.Generator, *, samples: int, classes: int, spread: float) -> Tensor:
-    """Student and teacher logits, normal with standard deviation ``spread``, float64, (2, samples, classes)."""
-    return torch.from_numpy(rng.normal(scale=spread, size=(2, samples, classes)))
-
-
-def disjoint_logits(rng: np.random.Generator, *, samples: int, classes: int, gap: float) -> tuple[Tensor, Tensor]:
-    """Student and teacher logits that hardly overlap, float64, shape (samples, classes) each.
-
-    Every teacher row has its peak in the first half of the classes and every student row in the second, so
-    that the two batches, not only their paired rows, are far apart. A peak stands ``gap`` above the rest, up to
-    a normal jitter of standard deviation 0.1.
-    """
-    student, teacher = rng.normal(scale=0.1, size=(2, samples, classes))
-    rows = np.arange(samples)
-    teacher[rows, rng.integers(0, classes // 2, samples)] += gap
-    student[rows, rng.integers(classes // 2, classes, samples)] += gap
-    return torch.from_numpy(student), torch.from_numpy(teacher)
-
-
-def gradient(loss: LogitLoss, student: Tensor, teacher: Tensor) -> Tensor:
-    """Gradient per sample at the student's logits, shape (N, C): that of the averaged loss times N."""
-    logits = student.detach().clone().requires_grad_()
-    return torch.autograd.grad(loss(logits, teacher), logits)[0] * len(student)
-
-
-def descend(loss: LogitLoss, student: Tensor, teacher: Tensor, *, steps: int, learning_rate: float) -> Iterator[Tensor]:
-    """Plain gradient descent on free student logits: yields them before the first step and after each."""
-    yield student
-    for _ in range(steps):
-        student = student - learning_rate * gradient(loss, student, teacher)
-        yield student
-
-
-def fewest_steps(
-    loss: LogitLoss,
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    within: float = 0.1,
-    steps: int = 200,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-) -> int:
-    """Steps of :func:`descend` until :func:`batch_variation` is below ``within``, at the best learning rate.
-
-    Any pairing of the rows will do. A loss that never gets there is charged all ``steps``.
-    """
-    counts = [steps]
-    for learning_rate in learning_rates:
-        path = descend(loss, student, teacher, steps=min(counts), learning_rate=learning_rate)
-        counts += [n for n, logits in enumerate(path) if batch_variation(logits, teacher) < within][:1]
-    return min(counts)
-
-
-def best_agreement(
-    loss: LogitLoss,
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    steps: int = 200,
-    learning_rates: Sequence[float] = LEARNING_RATES,
-) -> float:
-    """Share of samples whose student ends up with its teacher's largest class, at the best learning rate."""
-    shares = []
-    for learning_rate in learning_rates:
-        *_, logits = descend(loss, student, teacher, steps=steps, learning_rate=learning_rate)
-        shares.append(float((logits.argmax(-1) == teacher.argmax(-1)).double().mean()))
-    return max(shares)
-
-
-class Score(NamedTuple):
-    """Accuracies of one student, in [0, 1]."""
-
-    validation: float
-    test: float
-
-
-def mixed_objective(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    progress: float,
-    *,
-    alpha: float = 0.8,
-    beta: float = 0.8,
-    temperature: float = 3.0,
-    extra: LogitLoss = kl_divergence,
-) -> Tensor:
-    """The training loss (1 - alpha) CE + alpha KD + beta extra of many distillation papers, a scalar.
-
-    KD is the soft cross-entropy at a temperature that falls linearly to 1, without a factor of its square.
+    Called with what the student is called with, it runs the teacher (evaluation mode, no gradient), then the student,
+    and returns :class:`Distilled`. Layers are read through forward hooks that do not outlive the call.
 
     Parameters
     ----------
-    student_logits, teacher_logits
-        Shape (N, C).
-    labels
-        Class indices, shape (N,).
+    student
+        Any module; the submodule ``student``, so that it and the student-side filters are the parameters.
+    teacher
+        Any module, on any device and in any floating dtype, or None where each call brings ``teacher_logits``. It
+        moves with ``to``, but is neither in ``parameters()`` nor in ``state_dict()``, and its mode is left alone.
+    terms
+        :class:`Task`, :class:`Logits`, :class:`States`, :class:`Attentions`, :class:`Custom`, or others with their
+        members. Names must differ.
+    example
+        A batch, as the student is called with: both models run on it once to learn the widths of layers. Without it
+        widths are those of transformers' configurations, or taken to be equal.
+    teacher_inputs
+        ``teacher_inputs(batch) -> batch`` for a teacher that takes others: from keyword arguments without labels to
+        the like.
+    seed
+        Of the weights of projections that are made here.
+
+    Attributes
+    ----------
     progress
-        From 0 in the first epoch to 1 in the last.
-    alpha, beta
-        Share of KD in [0, 1], and the weight of the extra term.
-    temperature
-        Of KD, in the first epoch.
-    extra
-        The paper's own loss.
+        How far training has come, in [0, 1], or a function that says so; only needed where a weight is a function.
+
+    Raises
+    ------
+    ParameterError
+        For terms, layers, filters and inputs that do not fit; for weights of a model on the meta device.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        terms: Sequence[Term],
+        *,
+        example: Any = None,
+        teacher_inputs: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__([] if teacher is None else [teacher])
+        check_terms(terms)
+        for name, model in (("student", student), ("teacher", teacher)):
+            if model is not None and any(parameter.is_meta for parameter in model.parameters()):
+                raise ParameterError(
+                    f"the {name} has weights on the meta device, which holds no numbers; load them first"
+                )
+        self.student, self.terms, self.teacher_inputs = student, tuple(terms), teacher_inputs
+        self.progress: float | Callable[[], float] | None = None
+        pair = Pair(student, teacher, self._widths(example), torch.Generator().manual_seed(seed))
+        self.signals = nn.ModuleDict({term.name: term.bind(pair) for term in terms})
+        self._takes_labels = _takes_labels(student)
+        self._shift = shifts_labels(student)
+        self._replicas = 1
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The teacher."""
+        return self.companions[0] if self.companions else None
+
+    def forward(self, *inputs: Any, **batch: Any) -> Distilled:
+        """Run both models and compare them.
+
+        Parameters
+        ----------
+        *inputs, **batch
+            What the student is called with; one mapping stands for its entries. Two of them are for the distillation:
+            ``labels``, which go to the student as well if it takes them, and ``teacher_logits``, which take the place
+            of the teacher's pass.
+
+        Raises
+        ------
+        ParameterError
+            For what the terms cannot compare, and if all weights are 0.
+        """
+        return self._run(self.student, inputs, batch)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # fmt: skip
+        """Stand in for ``transformers.Trainer.compute_loss``; see :meth:`attach`.
+
+        Parameters
+        ----------
+        model
+            The student, or a wrapper around it, which is run in its place.
+        inputs
+            A batch of the student's, with ``labels`` and ``teacher_logits`` as in :meth:`forward`.
+        return_outputs
+            Return the loss and the student's output.
+        num_items_in_batch
+            Labels in all batches of one optimiser step. The loss is then weighted by this batch's share of them, so
+            that accumulated gradients are those of the whole, however unequal the parts.
+
+        Raises
+        ------
+        ParameterError
+            If ``model`` is not around the student, and as :meth:`forward`.
+        """
+        if not any(module is self.student for module in model.modules()):
+            raise ParameterError("model must be the student of this distillation, or a wrapper around it")
+        found = self._run(model, (inputs,), {})
+        loss = found.loss
+        if num_items_in_batch is not None:
+            labels = inputs["labels"][..., 1:] if self._shift else inputs["labels"]
+            loss = loss * (labels != IGNORED).sum() / num_items_in_batch * self._replicas
+        return (loss, found.output) if return_outputs else loss
+
+    def attach(self, trainer: Any) -> None:
+        """Make a ``transformers.Trainer`` of the student distil: its loss, its progress, its device, its optimiser.
+
+        ``trainer.compute_loss = distillation.compute_loss`` alone is enough where no filter trains and no weight is a
+        function. Filters join the optimiser as a group of their own; the Trainer's clipping does not see them.
+
+        Raises
+        ------
+        ParameterError
+            If the trainer has made its optimiser already, without the filters, or has several processes.
+        """
+        filters = [p for p in self.signals.parameters() if p.requires_grad]
+        if filters and trainer.accelerator.num_processes > 1:
+            raise ParameterError("filters train in one process only, as nothing averages their gradients over several")
+        create = trainer.create_optimizer
+
+        def create_optimizer(*args: Any, **options: Any) -> Any:
+            optimizer = create(*args, **options)
+            there = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if missing := [p for p in filters if id(p) not in there]:
+                optimizer.add_param_group({"params": missing})
+            return optimizer
+
+        made = getattr(trainer, "optimizer", None)
+        there = {id(p) for group in made.param_groups for p in group["params"]} if made is not None else set()
+        if made is not None and any(id(p) not in there for p in filters):
+            raise ParameterError(
+                "give the trainer an optimizer of distillation.parameters(), or none; its own lacks filters"
+            )
+        self.to(trainer.args.device)
+        if trainer.args.average_tokens_across_devices:
+            self._replicas = trainer.accelerator.num_processes
+        self.progress = lambda: trainer.state.global_step / max(trainer.state.max_steps, 1)
+        trainer.compute_loss, trainer.create_optimizer = self.compute_loss, create_optimizer
+
+    def weights(self) -> dict[str, float]:
+        """Each term's weight at the present progress.
+
+        Raises
+        ------
+        ParameterError
+            If a weight is a function and ``progress`` is not set or not in [0, 1], or if it gives a negative number.
+        """
+        return {term.name: _number(term, self.progress) for term in self.terms}
+
+    def _run(self, model: nn.Module, inputs: tuple[Any, ...], batch: dict[str, Any]) -> Distilled:
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            inputs, batch = (), {**inputs[0], **batch}
+        teacher_logits = batch.pop("teacher_logits", None)
+        weights = {name: weight for name, weight in self.weights().items() if weight}
+        if not weights:
+            raise ParameterError("the weights of all terms are 0; nothing is left to learn from")
+        signals: dict[str, Signal] = {name: self.signals[name] for name in weights}
+        plain = {name: value for name, value in batch.items() if name != "labels"}
+        taught = self._teach(signals, inputs, plain, teacher_logits)
+        needs_labels = self._takes_labels and any(signal.needs_loss for signal in signals.values())
+        names = [name for signal in signals.values() for name in signal.student_modules]
+        with capturing(self.student, names) as layers:
+            output = model(*inputs, **(batch if needs_labels else plain))
+        values = {
+            name: signal(
+                Seen(output, {layer: layers[layer] for layer in signal.student_modules}),
+                taught and Seen(taught.output, {layer: taught.layers[layer] for layer in signal.teacher_modules}),
+                batch,
+            )
+            for name, signal in signals.items()
+        }
+        loss = sum(weights[name] * value for name, value in values.items())
+        return Distilled(loss, {name: value.detach() for name, value in values.items()}, output)
+
+    @torch.no_grad()
+    def _teach(
+        self, signals: Mapping[str, Signal], inputs: tuple[Any, ...], batch: dict[str, Any], logits: Tensor | None
+    ) -> Seen | None:
+        """What the teacher gives, if any of the signals needs it."""
+        reads = [name for signal in signals.values() for name in signal.teacher_modules]
+        if logits is not None and not reads:
+            return Seen(logits, {})
+        if not any(signal.needs_teacher for signal in signals.values()):
+            return None
+        if self.teacher is None:
+            raise ParameterError("teacher is None; give teacher_logits with the batch")
+        if self.teacher_inputs is not None:
+            batch = dict(self.teacher_inputs(batch))
+        device = device_of(self.teacher)
+        inputs, batch = (
+            tuple(_moved(value, device) for value in inputs),
+            {n: _moved(v, device) for n, v in batch.items()},
+        )
+        still = evaluating(self.teacher) if self.teacher.training else contextlib.nullcontext()
+        with still, capturing(self.teacher, reads) as layers:
+            output = self.teacher(*inputs, **batch)
+        return Seen(output if logits is None else logits, layers)
+
+    def _widths(self, example: Any) -> Callable[[nn.Module, Sequence[str]], list[int | None]]:
+        @torch.no_grad()
+        def widths(model: nn.Module, names: Sequence[str]) -> list[int | None]:
+            if example is None:
+                return [width_of(model)] * len(names)
+            batch = example
+            if isinstance(batch, Mapping):
+                batch = {n: v for n, v in batch.items() if n not in ("labels", "teacher_logits")}
+                if model is self.teacher and self.teacher_inputs is not None:
+                    batch = self.teacher_inputs(batch)
+                batch = {name: _moved(value, device_of(model)) for name, value in batch.items()}
+            elif isinstance(batch, Tensor):
+                batch = _moved(batch, device_of(model))
+            with evaluating(model), capturing(model, names) as layers:
+                call(model, batch)
+            return [state_of(layers[name], name).shape[-1] for name in names]
+
+        return widths
+
+
+def ramp(first: float, last: float, *, begin: float = 0.0, end: float = 1.0) -> Callable[[float], float]:
+    """A weight that goes in a straight line from ``first`` at progress ``begin`` to ``last`` at ``end``.
+
+    Raises
+    ------
+    ParameterError
+        Unless ``0 <= begin < end <= 1``.
 
     Examples
     --------
-    >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, 9.0]])
-    >>> mixed_objective(student, teacher, torch.tensor([1]), 1.0, alpha=0.5, beta=0.0).item()  # log 2
-    0.6931471824645996
+    >>> [ramp(1.0, 0.0, begin=0.5)(progress) for progress in (0.0, 0.5, 0.75, 1.0)]
+    [1.0, 1.0, 0.5, 0.0]
     """
-    annealed = temperature + (1 - temperature) * progress
-    hard = F.cross_entropy(student_logits, labels)
-    soft = F.cross_entropy(student_logits / annealed, (teacher_logits.detach() / annealed).softmax(-1))
-    mixed = (1 - alpha) * hard + alpha * soft
-    return mixed + beta * extra(student_logits, teacher_logits) if beta else mixed
+    if not 0 <= begin < end <= 1:
+        raise ParameterError(f"begin and end must have 0 <= begin < end <= 1, got {begin} and {end}")
+
+    def weight(progress: float) -> float:
+        share = min(max((progress - begin) / (end - begin), 0.0), 1.0)
+        return (1 - share) * first + share * last
+
+    return weight
 
 
-def distil_digits(
-    rng: np.random.Generator,
-    objectives: Mapping[str, Objective],
-    *,
-    labels: int = 100,
-    epochs: int = 60,
-    batch_size: int = 20,
-) -> dict[str, Score]:
-    """Teach one small student per objective, all from the same digits, teacher, initial weights and batches.
-
-    The teacher, an MLP 128-128, is trained on 600 digits that the student never sees and is right on 96 %; the
-    student has 8 hidden units. With few labels plain KD helps it (by some 2 points over CE at 100), so that there
-    is something to improve.
-
-    Parameters
-    ----------
-    objectives
-        By name.
-    labels
-        Labelled digits of the student; 300 others are for validation and the rest for the test.
-    """
-    data = digits(rng, train=labels + 600, validation=300)
-    x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
-    (x, teacher_x), (y, teacher_y) = x.split([labels, 600]), y.split([labels, 600])
-    teacher = mlp([64, 128, 128, 10], rng)
-    fit(teacher, teacher_x, lambda z, rows, _: F.cross_entropy(z, teacher_y[rows]), rng, epochs=20, batch_size=50)
-    with torch.no_grad():
-        teacher_logits = teacher(x)
-    scores = {}
-    for name, objective in objectives.items():
-        same = copy.deepcopy(rng)
-        student = mlp([64, 8, 10], same)
-
-        def loss(logits: Tensor, rows: Tensor, epoch: int, objective: Objective = objective) -> Tensor:
-            return objective(logits, teacher_logits[rows], y[rows], epoch / max(epochs - 1, 1))
-
-        fit(student, x, loss, same, epochs=epochs, batch_size=batch_size)
-        parts = ((data.x_validation, data.y_validation), (data.x_test, data.y_test))
-        scores[name] = Score(*(score(student, torch.from_numpy(a), torch.from_numpy(b)) for a, b in parts))
-    return scores
+def check_terms(terms: Sequence[Term]) -> None:
+    """Raise :class:`ParameterError` for no terms, names that clash, and weights that are negative or infinite."""
+    names = [term.name for term in terms]
+    if not names or len(set(names)) != len(names):
+        raise ParameterError(f"terms must be at least one, with names of their own, got {names}; give name=...")
+    if bad := [name for name in names if not name or "." in name or hasattr(nn.ModuleDict, name)]:
+        raise ParameterError(f"names of terms must not be empty, have a dot or be a method of dict, got {bad}")
+    for term in terms:
+        if not callable(term.weight):
+            _check_weight(term.weight, term.name)
 
 
-def tuned_accuracy(rng: np.random.Generator, *, extra: LogitLoss, weights: Sequence[float] = (0.02, 0.2, 2.0)) -> float:
-    """Test accuracy with ``extra`` in :func:`mixed_objective`, at the weight that does best on the validation set."""
-    mixed = functools.partial(mixed_objective, extra=extra)
-    scores = distil_digits(rng, {f"{beta}": functools.partial(mixed, beta=beta) for beta in weights})
-    return max(scores.values(), key=lambda score: score.validation).test
+def _check_weight(weight: float, name: str) -> None:
+    if not 0 <= weight < math.inf:
+        raise ParameterError(f"weight of {name} must be at least 0 and finite, got {weight}")
 
 
-def arms(name: str, extra: LogitLoss, *, alpha: float = 0.8, beta: float = 0.8) -> dict[str, Objective]:
-    """Objectives CE, CE+name, CE+KD and CE+KD+name, to see what the extra term adds to each."""
-    weights = {"CE": (0.0, 0.0), f"CE+{name}": (0.0, beta), "CE+KD": (alpha, 0.0), f"CE+KD+{name}": (alpha, beta)}
-    mixed = functools.partial(mixed_objective, extra=extra)
-    return {arm: functools.partial(mixed, alpha=a, beta=b) for arm, (a, b) in weights.items()}
+def _number(term: Term, progress: float | Callable[[], float] | None) -> float:
+    weight = term.weight
+    if not callable(weight):
+        return float(weight)
+    now = progress() if callable(progress) else progress
+    if now is None or not 0 <= now <= 1:
+        raise ParameterError(
+            f"the weight of {term.name} is a function; set distillation.progress in [0, 1], it is {now}"
+        )
+    number = float(weight(float(now)))
+    _check_weight(number, term.name)
+    return number
 
 
-def accuracy_table(rng: np.random.Generator, objectives: Mapping[str, Objective], *, replicates: int) -> Table:
-    """Columns ``replicate``, ``arm`` and ``accuracy`` of :func:`distil_digits` on fresh splits and teachers."""
-    rows = (
-        (replicate, arm, score.test)
-        for replicate, child in enumerate(rng.spawn(replicates))
-        for arm, score in distil_digits(child, objectives).items()
-    )
-    return columns("replicate arm accuracy", list(rows))
+def _takes_labels(model: nn.Module) -> bool:
+    """Whether labels can be given to a model: by name, or as one of any keyword arguments if transformers made it."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    anything = hasattr(model, "config") and any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return anything or any(p.name == "labels" for p in parameters)
 
 
-def draw_paired(table: Table, left: Axes, right: Axes) -> None:
-    """Draw an :func:`accuracy_table` of :func:`arms`: each replicate a line, and its differences from CE+KD.
-
-    Diamonds are medians, on the right with exact 95 % intervals.
-    """
-    percent = {arm: 100 * table["accuracy"][table["arm"] == arm] for arm in dict.fromkeys(table["arm"].tolist())}
-    left.plot(list(percent), np.array(list(percent.values())), "o-", color="0.75", markersize=3, linewidth=0.7)
-    left.plot(list(percent), [np.median(values) for values in percent.values()], "D", color="C0")
-    left.set_ylabel("test accuracy in %")
-    baseline = percent.pop("CE+KD")
-    for place, values in enumerate(percent.values()):
-        difference = values - baseline
-        middle, (low, high) = np.median(difference), median_interval(difference)
-        right.plot(np.full(len(difference), place), difference, "o", color="0.75", markersize=3)
-        right.errorbar(place, middle, [[middle - low], [high - middle]], fmt="D", color="C0", capsize=4)
-    right.axhline(0, color="0.3", linewidth=0.7)
-    right.set(xticks=range(len(percent)), xticklabels=list(percent), ylabel="points of accuracy above CE+KD")
+def _moved(value: Any, device: torch.device | None) -> Any:
+    return value.to(device) if isinstance(value, Tensor) and device is not None else value
