@@ -10,7 +10,9 @@ import pytest
 from porism.kinds import adapter as adapter_checks
 from porism.kinds import cache as cache_checks
 from porism.kinds import compressor as compressor_checks
+from porism.kinds import decoder as decoder_checks
 from porism.kinds import estimator as estimator_checks
+from porism.kinds import layer as layer_checks
 from porism.kinds import loss as loss_checks
 from porism.kinds import optimizer as optimizer_checks
 from porism.kinds import simulator as simulator_checks
@@ -26,6 +28,8 @@ MODULES = (
     compressor_checks,
     adapter_checks,
     cache_checks,
+    layer_checks,
+    decoder_checks,
     simulator_checks,
     estimator_checks,
 )

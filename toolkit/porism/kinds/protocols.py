@@ -132,16 +132,34 @@ class Cache(Protocol):
 
 @runtime_checkable
 class Layer(Protocol):
-    """A :class:`torch.nn.Module` class used inside a network."""
+    """A :class:`torch.nn.Module` class used inside a network.
+
+    The checks of :mod:`porism.kinds.layer` make one by ``example_layer(rng)`` of the paper's file, or by a constructor
+    that needs no argument, and call it with the tensors of ``example_inputs(rng, *, batch)``, a mapping in the order of
+    ``forward``; without one, with a tensor of shape (batch, 16). A class whose rows do not look at each other in
+    evaluation says ``rows_are_independent = True``. What draws numbers takes a generator of its own.
+    """
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Compute the layer's output."""
+        """Return a tensor, or a tuple or mapping of them, in the dtype of the inputs."""
         ...
 
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A ``transformers.LogitsProcessor`` class, or a function that generates."""
+    """A ``transformers.LogitsProcessor`` class, or a function that generates.
+
+    An instance of the class is called as ``processor(input_ids, scores)`` with tokens (batch, length) and scores
+    (batch, vocabulary), and returns scores like these; ``-inf`` forbids a token. The function is called as
+    ``method(model, input_ids, *, max_new_tokens, attention_mask, eos_token_id)``, the last two if at all, and with a
+    ``generator`` of torch where its signature has one; it returns tokens (batch, length + new), or what has them as
+    ``sequences``. What is behind a row's end is ``model.generation_config.pad_token_id``, or what ended it.
+
+    The checks of :mod:`porism.kinds.decoder` take examples from the paper's file: ``example_model(rng)``, a causal
+    language model of transformers, by default a tiny Llama of 50 tokens with random weights; ``example_options(rng)``,
+    what the class is built with or the function further called with. ``EXACT = {"option": value}`` in the file says
+    that with these options greedy text is that of ``generate(do_sample=False)``.
+    """
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """``(input_ids, scores) -> scores``, or ``(model, input_ids, ...) -> ids``."""

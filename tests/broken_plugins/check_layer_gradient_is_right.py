@@ -1,0 +1,31 @@
+"""The gradient of the input is twice too large. Reference: arXiv:2001.00001."""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+from torch import nn
+
+from porism import Paper, always
+
+PAPER = Paper(
+    key="check_layer_gradient_is_right",
+    title="A broken paper", authors=("Ada Author",), year=2020, ref="arXiv:2001.00001",
+    kinds=("layer",), family="broken", needs=("torch",), method="Layer",
+)
+
+
+class Layer(nn.Module):
+    """A linear map of rows (N, 16) and a tanh."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x):
+        return torch.tanh(self.linear(2 * x - x.detach()))
+
+
+@always("Squares are not negative", where="Sec. 1")
+def squares(rng, *, x: Annotated[float, Interval(ge=-1, le=1)] = 0.5) -> float:
+    return x * x + 1e-9

@@ -1,0 +1,31 @@
+"""It cubes numbers of a size that float16 does not hold. Reference: arXiv:2001.00001."""
+
+from typing import Annotated
+
+from annotated_types import Interval
+from torch import nn
+
+from porism import Paper, always
+
+PAPER = Paper(
+    key="check_layer_in_low_precision",
+    title="A broken paper", authors=("Ada Author",), year=2020, ref="arXiv:2001.00001",
+    kinds=("layer",), family="broken", needs=("torch",), method="Layer",
+)
+
+
+class Layer(nn.Module):
+    """A linear map of rows (N, 16) and a tanh."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x):
+        y = 2000 * self.linear(x)
+        return y * y * y * 1e-9 + y
+
+
+@always("Squares are not negative", where="Sec. 1")
+def squares(rng, *, x: Annotated[float, Interval(ge=-1, le=1)] = 0.5) -> float:
+    return x * x + 1e-9

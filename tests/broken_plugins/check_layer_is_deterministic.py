@@ -1,0 +1,33 @@
+"""Noise from a generator of its own that no one seeds. Reference: arXiv:2001.00001."""
+
+import os
+from typing import Annotated
+
+import torch
+from annotated_types import Interval
+from torch import nn
+
+from porism import Paper, always
+
+PAPER = Paper(
+    key="check_layer_is_deterministic",
+    title="A broken paper", authors=("Ada Author",), year=2020, ref="arXiv:2001.00001",
+    kinds=("layer",), family="broken", needs=("torch",), method="Layer",
+)
+
+
+class Layer(nn.Module):
+    """A linear map of rows (N, 16) and a tanh."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+        self.offset = int.from_bytes(os.urandom(7), "little") / 2**56
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x)) + self.offset
+
+
+@always("Squares are not negative", where="Sec. 1")
+def squares(rng, *, x: Annotated[float, Interval(ge=-1, le=1)] = 0.5) -> float:
+    return x * x + 1e-9
