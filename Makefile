@@ -49,6 +49,8 @@ benchmark: $(STAMP) ## Ratios to a baseline in the same run
 	@$(BIN)/python tests/benchmarks/manifold_scores.py
 	@$(BIN)/python tests/benchmarks/adapters.py
 	@$(BIN)/python tests/benchmarks/decoding.py
+	@$(BIN)/python tests/benchmarks/distillation.py
+	@$(BIN)/python tests/benchmarks/experts.py
 	@$(BIN)/python tests/benchmarks/kvcache.py
 	@$(BIN)/python tests/benchmarks/low_rank_sparse.py
 	@$(BIN)/python tests/benchmarks/optimizers.py

@@ -1,1 +1,41 @@
-"""Distillation: losses that teach a student from a teacher's outputs."""
+"""Distillation: an engine for any two modules, and papers on what to match, where and when."""
+
+from porism.lazy import lazily
+
+_NAMES = {
+    "_engine": (
+        "Attentions",
+        "Custom",
+        "Distillation",
+        "Distilled",
+        "Logits",
+        "Seen",
+        "States",
+        "Task",
+        "Term",
+        "match_layers",
+        "ramp",
+        "state_of",
+    ),
+    "_consistency": ("consistency", "disagreement"),
+}
+_HOME = {name: home for home, names in _NAMES.items() for name in names}
+
+__getattr__, __dir__ = lazily(__name__, _HOME)
+
+__all__ = [
+    "Attentions",
+    "Custom",
+    "Distillation",
+    "Distilled",
+    "Logits",
+    "Seen",
+    "States",
+    "Task",
+    "Term",
+    "consistency",
+    "disagreement",
+    "match_layers",
+    "ramp",
+    "state_of",
+]
