@@ -18,6 +18,7 @@ _NAMES = {
         "state_of",
     ),
     "_consistency": ("consistency", "disagreement"),
+    "_losses": ("js_divergence", "kl_divergence", "reverse_kl_divergence"),
 }
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
@@ -35,7 +36,10 @@ __all__ = [
     "Term",
     "consistency",
     "disagreement",
+    "js_divergence",
+    "kl_divergence",
     "match_layers",
     "ramp",
+    "reverse_kl_divergence",
     "state_of",
 ]
