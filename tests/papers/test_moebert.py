@@ -295,3 +295,24 @@ def test_bert_called_with_embeddings_says_that_ids_are_needed() -> None:
 def test_the_loss_of_a_batch_is_asked_for_where_it_is_unknown() -> None:
     with pytest.raises(ParameterError, match="loss="):
         task_loss(network(), {"input_ids": torch.zeros(1, 2)})
+
+
+def test_an_encoder_with_padding_hands_its_experts_no_nested_tensors() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(WIDTH, 2, NEURONS, dropout=0.0, batch_first=True)
+            self.layers = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            padding = torch.zeros(x.shape[:2], dtype=torch.bool)
+            padding[0, 3:] = True
+            return self.layers(x, src_key_padding_mask=padding)[:, 0]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Masked().eval()
+    split = moebert(model, calibration=sequences(), exclude=["*0*"], experts=1, expert_width=1.0, shared=0.0, steps=0)
+    x = sequences()[0][0]
+    with torch.no_grad():
+        torch.testing.assert_close(split(x), model(x), rtol=1e-4, atol=1e-5)

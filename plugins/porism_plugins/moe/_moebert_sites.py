@@ -114,6 +114,9 @@ def _into_encoder(name: str) -> Callable[[nn.Module, MoE], None]:
         block.linear1, block.linear2, block.dropout = layer, nn.Identity(), nn.Identity()
         block.linear2.train(training), block.dropout.train(training)
         block.activation, block.activation_relu_or_gelu = _same, 0  # 0 keeps torch off its fused path
+        for module in model.modules():
+            if isinstance(module, nn.TransformerEncoder):  # experts take no nested tensors
+                module.use_nested_tensor = module.enable_nested_tensor = False
 
     return put
 
