@@ -10,7 +10,7 @@ is to the bit, statistics of batch norms included. They choose what trains by th
 is not a part of what is trained. A missing checkpoint of filters gives them random ones silently; here both stages
 are one call. Heads have no dropout. The width of the filters is the teacher's by default, so that widths may differ.
 
-*What the checks find.* On digits the student comes nearer to its teacher behind taught filters, but hardly gains in
+*What the checks find.* On digits the student comes nearer to its teacher behind taught filters, but gains no
 accuracy on plain layer-wise distillation. A filter as wide as the teacher filters little, a narrow one much.
 """
 
