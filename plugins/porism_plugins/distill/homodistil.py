@@ -121,10 +121,13 @@ def beats_one_shot(rng: Rng, *, arm: Arm = "gradual") -> Paired:
 
 
 @typically("With four times the steps the student ends nearer to its teacher than one that loses its neurons at once",
-           where="a boundary", at_least=0.1, cap=12, control={"steps": 150},
+           where="a boundary", at_least=0.1, cap=30, control={"steps": 150},
            scale=f"{DIGITS}, {RATIO}".replace("150 steps", "600 steps"))  # fmt: skip
 def beats_one_shot_in_the_long_run(rng: Rng, *, steps: Literal[600, 150] = 600) -> Paired:
-    """Worded after ``beats_one_shot`` was refuted, and a look at three other replicates of this length."""
+    """Worded after ``beats_one_shot`` was refuted, and a look at three other replicates of this length.
+
+    The cap was raised from 12, at which it had not settled; the test is valid at any stopping time.
+    """
     return Paired(*measure.log_gaps(rng, "gradual", "at once", steps=steps), "lower")
 
 
@@ -135,7 +138,7 @@ def beats_pruning_at_the_end(rng: Rng, *, arm: Arm = "gradual") -> Paired:
 
 
 @typically("Neurons chosen by sensitivity make a student nearer to its teacher than neurons chosen by their weights",
-           where="Sec. 4", at_least=0.05, cap=20, control={"arm": "magnitude"},
+           where="Sec. 4", at_least=0.05, cap=40, control={"arm": "magnitude"},
            scale=f"{DIGITS}, {RATIO}")  # fmt: skip
 def sensitivity_beats_magnitude(rng: Rng, *, arm: Arm = "gradual") -> Paired:
     """Not settled: in a small ReLU network both scores rank neurons much alike."""

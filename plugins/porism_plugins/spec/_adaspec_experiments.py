@@ -121,9 +121,7 @@ def logits_of(model: Any, ids: Tensor) -> Tensor:
 def fresh(rng: np.random.Generator) -> Start:
     """One of the starts, with a draft of its own."""
     start = _start(int(rng.integers(STARTS)))
-    draft = type(start.draft)(start.draft.config)
-    draft.load_state_dict(start.draft.state_dict())
-    return start._replace(draft=draft.eval())
+    return start._replace(draft=copy.deepcopy(start.draft))
 
 
 def drafted(rng: np.random.Generator, *, kept: float = 0.4, way: Way = "top", steps: int = STEPS) -> Start:
@@ -146,23 +144,27 @@ def judged(start: Start, kept: float = 0.4) -> Quality:
     )  # fmt: skip
 
 
+def alike(rng: np.random.Generator, count: int) -> list[np.random.Generator]:
+    """Generators that draw the same numbers, the last of them ``rng`` itself."""
+    return [*(copy.deepcopy(rng) for _ in range(count - 1)), rng]
+
+
 def gain(rng: np.random.Generator, ours: dict[str, Any], theirs: dict[str, Any]) -> Paired:
     """Acceptance after two ways of training on common random numbers; trained once where they are one way."""
-    values = [
-        judged(drafted(copy.deepcopy(rng), **options)).accepted for options in (ours, theirs)[: 1 + (ours != theirs)]
-    ]
+    arms = [ours] if ours == theirs else [ours, theirs]
+    values = [judged(drafted(same, **arm)).accepted for arm, same in zip(arms, alike(rng, len(arms)), strict=True)]
     return Paired(values[0], values[-1])
 
 
 def direction(rng: np.random.Generator, ways: tuple[Way, ...]) -> float:
     """The smaller of the steps down in acceptance from each way of choosing tokens to the next."""
-    values = [judged(drafted(copy.deepcopy(rng), way=way)).accepted for way in ways]
+    values = [judged(drafted(same, way=way)).accepted for way, same in zip(ways, alike(rng, len(ways)), strict=True)]
     return float(-np.diff(values).max())
 
 
 def moved(rng: np.random.Generator, kept: float) -> float:
     """By how much less KL is left than by all tokens where the gap was large, or more elsewhere: the smaller one."""
-    ours, theirs = (judged(drafted(copy.deepcopy(rng), kept=fraction)) for fraction in (kept, 1.0))
+    ours, theirs = (judged(drafted(same, kept=f)) for f, same in zip((kept, 1.0), alike(rng, 2), strict=True))
     return min(theirs.kept - ours.kept, ours.left - theirs.left)
 
 
