@@ -386,10 +386,25 @@ def test_loftq_can_be_trained_after_loading(tmp_path: Path) -> None:
 
 
 # Options by which the small checkpoints here are compressed by each method at all.
-SMALL = {"loftq": {"rank": 4}, "nowag": {"mode": "prune"}, "platon": {"steps": 40}, "losparse": {"steps": 40}}
+SMALL = {"loftq": {"rank": 4}, "nowag": {"mode": "prune"}, "platon": {"steps": 40}, "losparse": {"steps": 40},
+         "homodistil": {"steps": 40}}  # fmt: skip
 
 
-@pytest.mark.parametrize("key", compressors())
+# What a method that cannot compress a plain Llama into a file says.
+REFUSED = {"slimmoe": "no experts that are known here", "moebert": "could not be loaded again"}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_compressors_that_cannot_compress_a_llama_say_why(tmp_path: Path, story: Path, key: str) -> None:
+    options = {"steps": 2}
+    with pytest.raises(PorismError, match=REFUSED[key]):
+        compress(
+            llama(tmp_path / "llama"), key, tmp_path / "out", calibrate=story, samples=4, window=32, options=options
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", sorted({*compressors()} - {*REFUSED}))
 def test_every_installed_compressor_on_a_llama(tmp_path: Path, story: Path, key: str) -> None:
     method, folder = method_of(key), llama(tmp_path / "llama")
     report = compress(folder, key, tmp_path / "whole", calibrate=story, samples=16, window=64, options=SMALL.get(key))

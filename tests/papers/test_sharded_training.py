@@ -46,9 +46,10 @@ def gradients(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 def test_fsdp_gives_the_same_outputs_and_gradients(key: str, mesh: DeviceMesh) -> None:
     model, inputs = made(key)
     sharded = copy.deepcopy(model)
-    for layer in sharded.children():
-        if list(layer.parameters()):
-            fully_shard(layer, mesh=mesh)
+    for child in sharded.children():
+        for layer in child if isinstance(child, nn.ModuleList) else [child]:  # a list is no module that is called
+            if list(layer.parameters()):
+                fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
     assert torch.equal(sharded(inputs), model(inputs))
     expected, found = gradients(model, inputs), gradients(sharded, inputs)

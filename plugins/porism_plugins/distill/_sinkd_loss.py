@@ -132,7 +132,7 @@ def sample_wise_loss(
     Examples
     --------
     >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, 2.0]])
-    >>> sample_wise_loss(student, teacher, epsilon=0.01, iterations=100)
+    >>> sample_wise_loss(student, teacher, epsilon=0.1, iterations=100)
     tensor(0.4621)
     """
     student, teacher = flat_logits(student_logits, teacher_logits.detach(), mask)

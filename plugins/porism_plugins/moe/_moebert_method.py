@@ -80,8 +80,8 @@ def moebert(
     >>> model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8), nn.Linear(8, 2))
     >>> batches = [(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1] * 3))]
     >>> small = moebert(model, calibration=batches, steps=5)
-    >>> small[0].experts
-    Experts(experts=4, width=8, inner=6, gated=False)
+    >>> small[0].experts.experts, small[0].experts.inner
+    (4, 6)
     """
     for name, value, lower in (("steps", steps, 0), ("experts", experts, 1), ("seed", seed, 0)):
         Parameter(name, int, value, low=lower).validate(value)
