@@ -209,7 +209,7 @@ def optimum_inside(rng: Rng, *, alpha: Annotated[float, Interval(ge=0, le=100)] 
            scale="MLP 64-128-128-10 trained on 150 digits, largest entry 0.1 of the root mean square, log2 of "
                  "the symmetric KL")  # fmt: skip
 def released_step_is_too_small(rng: Rng, *, direction: Literal["gradient", "random"] = "gradient") -> Paired:
-    """Added after one pilot on another seed, in which the released direction was hardly better than a random one."""
+    """The threshold was set after a pilot on another seed, where the released direction was near random."""
     return measure.moved_against(rng, direction)
 
 
